@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT
+// Backend tags. A backend is a type; its parent, if it names one, lends it every body it does not have.
+#pragma once
+
+#include <dsv3/base/config.hpp>
+
+namespace dsv3::inline DSV3_ABI {
+
+namespace backend {
+/// Loops and BLAS on the host.
+struct cpu {};
+/// NVIDIA GPUs, the functional path.
+struct cuda {};
+}  // namespace backend
+
+template <class B>
+concept has_parent = requires { typename B::parent; };
+
+/// What a context carries for its backend besides stream and scratch; decorators specialise it.
+template <class Backend>
+struct backend_state {};
+
+}  // namespace dsv3

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+// backend::measure<B>: run anything, compute nothing, learn its scratch bytes.
+#pragma once
+
+#include <dsv3/exec/dispatch.hpp>
+
+#include <cstddef>
+
+namespace dsv3::inline DSV3_ABI {
+
+namespace backend {
+/// Asks each body of B for its scratch and takes it from a counting arena.
+template <class B>
+struct measure {};
+}  // namespace backend
+
+template <class Op, class B>
+  requires(!std::is_void_v<typename nearest<Op, B>::type>)
+struct implementation<Op, backend::measure<B>> {
+  template <class Ctx, class Args>
+  static void run(Ctx& ctx, const Args& args) {
+    using body = typename nearest<Op, B>::type;
+    if constexpr (requires { body::scratch(ctx, ctx.scratch, args); }) (void)body::scratch(ctx, ctx.scratch, args);
+  }
+};
+
+/// The exact scratch bytes that `work(probe)` takes at its peak. The work must not read what it computes.
+///
+///     ctx.scratch = scratch_arena{memory, measure(ctx, [&](auto& probe) { layer.forward(probe, args); })};
+template <execution_context Ctx, class Work>
+std::size_t measure(const Ctx& ctx, Work&& work) {
+  auto probe = ctx.template with_backend<backend::measure<typename Ctx::backend_type>>();
+  probe.scratch = scratch_arena::counting();
+  work(probe);
+  return probe.scratch.peak();
+}
+
+}  // namespace dsv3

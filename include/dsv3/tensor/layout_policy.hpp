@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// A layout policy names, role by role, how things lie in memory; components with a choice take one as a parameter.
+#pragma once
+
+#include <dsv3/base/index.hpp>
+
+namespace dsv3::inline DSV3_ABI {
+
+/// How rotary pairs lie: neighbours (2i, 2i + 1), what the released weights have, or halves (i, i + d/2).
+enum class rope_layout { interleaved, half_split };
+
+namespace cache_layout {
+struct contiguous {};
+template <int PageRows>
+struct paged {
+  static constexpr index_t page_rows = PageRows;
+};
+}  // namespace cache_layout
+
+namespace expert_layout {
+/// Experts one after the other, each segment padded to a multiple of Alignment rows.
+template <int Alignment>
+struct contiguous {
+  static constexpr index_t alignment = Alignment;
+};
+/// Every expert has room for all tokens; counts say how many rows are live.
+struct masked {};
+}  // namespace expert_layout
+
+/// Which extent of an activation's scales is contiguous: tokens (what FP8 matrix units want) or channels.
+enum class scale_layout { token_minor, token_major };
+
+struct default_layout {
+  static constexpr rope_layout rope = rope_layout::interleaved;
+  using cache = cache_layout::paged<64>;
+  using experts = expert_layout::contiguous<128>;
+  static constexpr scale_layout scales = scale_layout::token_minor;
+};
+
+/// The same without padding between experts: what loops on a CPU want.
+struct compact_layout : default_layout {
+  using experts = expert_layout::contiguous<1>;
+};
+
+template <class L> concept names_rope_layout = requires { L::rope; };
+template <class L> concept names_cache_layout = requires { typename L::cache; };
+template <class L> concept names_expert_layout = requires { typename L::experts; };
+template <class L> concept names_scale_layout = requires { L::scales; };
+
+template <class L>
+concept layout_policy =
+    names_rope_layout<L> && names_cache_layout<L> && names_expert_layout<L> && names_scale_layout<L>;
+
+}  // namespace dsv3
