@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+// Everything backend-free, and the CPU's bodies.
+#pragma once
+
+#include <dsv3/dsv3.hpp>
+
+#include <dsv3/cpu/norm/rms_norm.hpp>

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+// Threads of the CPU wing. Every split is a function of (count, threads) alone, so results are too.
+#pragma once
+
+#include <dsv3/base/index.hpp>
+
+#include <algorithm>
+#include <exception>
+
+namespace dsv3::inline DSV3_ABI::cpu {
+
+namespace detail {
+
+// An exception must not leave a parallel region; the first one is kept for the caller.
+template <class Work>
+void guarded([[maybe_unused]] std::exception_ptr& failure, Work&& work) {
+#if defined(DSV3_NO_EXCEPTIONS)
+  work();
+#else
+  try {
+    work();
+  } catch (...) {
+#if DSV3_OPENMP
+#pragma omp critical(dsv3_parallel_failure)
+#endif
+    if (!failure) failure = std::current_exception();
+  }
+#endif
+}
+
+}  // namespace detail
+
+/// Runs part(p) for every p in [0, parts), on up to `threads` threads. Part p always does the same work, whichever
+/// thread takes it. The first exception is rethrown once all parts have ended.
+template <class Part>
+void parallel_parts(int threads, index_t parts, Part&& part) {
+  if (threads <= 1 || parts <= 1) {
+    for (index_t p = 0; p < parts; ++p) part(p);
+    return;
+  }
+#if DSV3_OPENMP
+  std::exception_ptr failure;
+#pragma omp parallel for num_threads(static_cast<int>(std::min<index_t>(threads, parts))) schedule(dynamic, 1)
+  for (index_t p = 0; p < parts; ++p) {
+    detail::guarded(failure, [&] { part(p); });
+  }
+  if (failure) std::rethrow_exception(failure);
+#else
+  for (index_t p = 0; p < parts; ++p) part(p);
+#endif
+}
+
+/// Splits [0, count) into one contiguous range per thread and runs body(begin, end) on each. Ranges of fewer than
+/// `grain` items are not worth a thread.
+template <class Body>
+void parallel_ranges(int threads, index_t count, index_t grain, Body&& body) {
+  const index_t parts = std::clamp<index_t>(count / std::max<index_t>(grain, 1), 1, std::max(threads, 1));
+  parallel_parts(threads, parts, [&](index_t p) {
+    const index_range range = split_range(count, p, parts);
+    if (range.count() > 0) body(range.begin, range.end);
+  });
+}
+
+}  // namespace dsv3::cpu

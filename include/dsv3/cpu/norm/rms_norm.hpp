@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+// RMSNorm on the CPU: one row at a time, rows shared among threads.
+#pragma once
+
+#include <dsv3/cpu/host/parallel.hpp>
+#include <dsv3/op/norm/rms_norm.hpp>
+
+#include <cmath>
+
+namespace dsv3::inline DSV3_ABI {
+
+template <class P>
+struct implementation<op::rms_norm<P>, backend::cpu> {
+  using op_type = op::rms_norm<P>;
+  using acc = accumulator<P>;
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const typename op_type::forward_args& args) {
+    const index_t hidden = args.x.extent(1);
+    const master<P>* gain = args.gain.data();
+    cpu::parallel_ranges(ctx.threads, args.x.extent(0), row_grain(hidden), [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t) {
+        const activation<P>* s = args.x[t].data();
+        if (!args.residual.empty()) s = add_rows(s, args.residual[t].data(), args.sum[t].data(), hidden);
+        acc squares = 0;
+        DSV3_SIMD_SUM(squares)
+        for (index_t i = 0; i < hidden; ++i) squares += acc(s[i]) * acc(s[i]);
+        const acc r = acc(1) / std::sqrt(squares / acc(hidden) + acc(args.epsilon));
+        activation<P>* y = args.y[t].data();
+        DSV3_SIMD
+        for (index_t i = 0; i < hidden; ++i) y[i] = activation<P>(acc(s[i]) * r * acc(gain[i]));
+        if (!args.rstd.empty()) args.rstd(t) = r;
+      }
+    });
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const typename op_type::backward_args& args) {
+    if (!args.dx.empty()) backward_rows(ctx, args);
+    if (!args.dgain.empty()) backward_gain(ctx, args);
+  }
+
+ private:
+  // Rows per thread below which a thread costs more than it does.
+  static index_t row_grain(index_t hidden) { return 1 + 8192 / (hidden + 1); }
+
+  static const activation<P>* add_rows(const activation<P>* x, const activation<P>* residual, activation<P>* sum,
+                                       index_t hidden) {
+    DSV3_SIMD
+    for (index_t i = 0; i < hidden; ++i) sum[i] = activation<P>(acc(x[i]) + acc(residual[i]));
+    return sum;
+  }
+
+  template <class Ctx>
+  static void backward_rows(Ctx& ctx, const typename op_type::backward_args& args) {
+    const index_t hidden = args.x.extent(1);
+    const master<P>* gain = args.gain.data();
+    cpu::parallel_ranges(ctx.threads, args.x.extent(0), row_grain(hidden), [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t) {
+        const activation<P>*x = args.x[t].data(), *dy = args.dy[t].data();
+        const acc r = args.rstd(t);
+        acc projection = 0;  // Σ g · x
+        DSV3_SIMD_SUM(projection)
+        for (index_t i = 0; i < hidden; ++i) projection += acc(dy[i]) * acc(gain[i]) * acc(x[i]);
+        const acc slope = projection * r * r / acc(hidden);
+        activation<P>* dx = args.dx[t].data();
+        if (args.d_residual.empty()) {
+          DSV3_SIMD
+          for (index_t i = 0; i < hidden; ++i)
+            dx[i] = activation<P>(r * (acc(dy[i]) * acc(gain[i]) - acc(x[i]) * slope));
+        } else {
+          const activation<P>* d_residual = args.d_residual[t].data();
+          DSV3_SIMD
+          for (index_t i = 0; i < hidden; ++i)
+            dx[i] = activation<P>(r * (acc(dy[i]) * acc(gain[i]) - acc(x[i]) * slope) + acc(d_residual[i]));
+        }
+      }
+    });
+  }
+
+  // Columns are shared among threads, so every gain is summed over tokens in one order whatever the thread count.
+  template <class Ctx>
+  static void backward_gain(Ctx& ctx, const typename op_type::backward_args& args) {
+    const index_t tokens = args.x.extent(0);
+    cpu::parallel_ranges(ctx.threads, args.x.extent(1), 64, [&](index_t begin, index_t end) {
+      constexpr index_t strip = 64;  // sums of a strip of columns stay in registers
+      for (index_t first = begin; first < end; first += strip) {
+        const index_t width = std::min(strip, end - first);
+        acc sums[strip] = {};
+        for (index_t t = 0; t < tokens; ++t) {
+          const activation<P>*x = args.x[t].data() + first, *dy = args.dy[t].data() + first;
+          const acc r = args.rstd(t);
+          DSV3_SIMD
+          for (index_t i = 0; i < width; ++i) sums[i] += acc(dy[i]) * acc(x[i]) * r;
+        }
+        for (index_t i = 0; i < width; ++i) args.dgain(first + i) += gradient<P>(sums[i]);
+      }
+    });
+  }
+};
+
+}  // namespace dsv3

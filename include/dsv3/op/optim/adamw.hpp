@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+// AdamW over one tensor, moments in the precision's type (report, sections 3.3.3 and 4.2).
+#pragma once
+
+#include <dsv3/base/requirements.hpp>
+#include <dsv3/exec/dispatch.hpp>
+#include <dsv3/number/precision.hpp>
+
+namespace dsv3::inline DSV3_ABI {
+
+struct adamw_config {
+  double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
+};
+
+namespace op {
+
+/// With ĝ = g · scale[0], p the master weight, step counted from 1, all in the master's type:
+///   m = β1 m + (1 − β1) ĝ          v = β2 v + (1 − β2) ĝ²                  stored in the moment's type
+///   p −= learning_rate · ((m / (1 − β1^step)) / (sqrt(v / (1 − β2^step)) + ε) + weight_decay · p)
+///   w = Weight(p)
+/// The update reads the moments as they are stored. A scale that is not finite leaves everything as it is: a step
+/// with a bad gradient changes nothing, without the host having to look.
+template <precision P, class Weight = weight<P>>
+struct adamw {
+  struct step_args {
+    static constexpr const char* name = "adamw.step";
+    view<const gradient<P>, 1> g;         // [n]    the gradient
+    view<const double, 1> scale;          // [1]    the clip factor
+    view<master<P>, 1> p;                  // [n]    moved
+    view<Weight, 1> w;                     // [n]    the weight forward reads, written; may be p
+    view<moment<P>, 1> m;                 // [n]    moved
+    view<moment<P>, 1> v;                 // [n]    moved
+    adamw_config config;
+    double learning_rate = 0;
+    index_t step = 1;
+    status check() const {
+      return requirements{name}
+          .equal("p", "elements", p.extent(0), "g", g.extent(0))
+          .equal("w", "elements", w.extent(0), "g", g.extent(0))
+          .equal("m", "elements", m.extent(0), "g", g.extent(0))
+          .equal("v", "elements", v.extent(0), "g", g.extent(0))
+          .equal("scale", "elements", scale.extent(0), "a scalar", 1)
+          .that(step >= 1, "steps are counted from 1")
+          .present("g", g).present("p", p).present("w", w)
+          .present("m", m).present("v", v).present("scale", scale)
+          .verdict();
+    }
+    void outputs(auto&& visit) const {
+      visit("p", p), visit("w", w), visit("m", m), visit("v", v);
+    }
+  };
+
+  template <execution_context Ctx>
+  static void step(Ctx&, const step_args&);
+};
+
+template <precision P, class Weight>
+template <execution_context Ctx>
+void adamw<P, Weight>::step(Ctx& ctx, const step_args& args) {
+  invoke<adamw>(ctx, args);
+}
+
+}  // namespace op
+}  // namespace dsv3
