@@ -5,3 +5,4 @@
 #include <dsv3/dsv3.hpp>
 
 #include <dsv3/cpu/norm/rms_norm.hpp>
+#include <dsv3/cpu/rope/decoupled_rope.hpp>

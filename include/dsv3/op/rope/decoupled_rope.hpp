@@ -51,6 +51,10 @@ struct decoupled_rope {
     status check() const {
       return requirements{name}
           .that(table.config.qk_rope % 2 == 0, "qk_rope must be even")
+          .equal("cosine", "positions", table.cosine.extent(0), "the table's config", table.config.positions)
+          .equal("cosine", "rotary pairs", table.cosine.extent(1), "the table's config", table.config.qk_rope / 2)
+          .equal("sine", "positions", table.sine.extent(0), "cosine", table.cosine.extent(0))
+          .equal("sine", "rotary pairs", table.sine.extent(1), "cosine", table.cosine.extent(1))
           .present("cosine", table.cosine).present("sine", table.sine)
           .verdict();
     }
@@ -68,7 +72,10 @@ struct decoupled_rope {
           .equal("positions", "tokens", positions.extent(0), "x", x.extent(0))
           .equal("x", "rotary pairs", x.extent(2) / 2, "the table", table.cosine.extent(1))
           .that(x.extent(2) % 2 == 0, "x has an odd number of rotary channels")
+          .equal("sine", "positions", table.sine.extent(0), "cosine", table.cosine.extent(0))
+          .equal("sine", "rotary pairs", table.sine.extent(1), "cosine", table.cosine.extent(1))
           .present("x", x).present("positions", positions).present("cosine", table.cosine)
+          .present("sine", table.sine)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("x", x); }
