@@ -38,3 +38,12 @@
 #define DSV3_SIMD_SUM(...)
 #define DSV3_SIMD_MAX(...)
 #endif
+
+// Unrolls the next loop of a few, constant, rounds, so that what it indexes can stay in registers.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define DSV3_UNROLL _Pragma("GCC unroll 16")
+#elif defined(__clang__) && !defined(__CUDACC__)
+#define DSV3_UNROLL _Pragma("unroll")
+#else
+#define DSV3_UNROLL
+#endif

@@ -59,11 +59,13 @@ template <class T>
 void multiply_panels(index_t depth, const T* a, const T* b, T* sums) {
   constexpr index_t rows = product_blocks<T>::register_rows, columns = product_blocks<T>::register_columns;
   T tile[rows][columns] = {};
-  for (index_t p = 0; p < depth; ++p, a += rows, b += columns)
+  for (index_t p = 0; p < depth; ++p, a += rows, b += columns) {
+    DSV3_UNROLL
     for (index_t i = 0; i < rows; ++i) {
       DSV3_SIMD
       for (index_t j = 0; j < columns; ++j) tile[i][j] += a[i] * b[j];
     }
+  }
   for (index_t i = 0; i < rows; ++i)
     for (index_t j = 0; j < columns; ++j) sums[i * columns + j] = tile[i][j];
 }
@@ -170,7 +172,7 @@ inline bool blas_takes(transpose ta, transpose tb, index_t m, index_t n, index_t
 template <class T>
 void blas_product(transpose ta, transpose tb, index_t m, index_t n, index_t k, std::type_identity_t<T> alpha,
                   const T* a, index_t lda, const T* b, index_t ldb, std::type_identity_t<T> beta, T* c, index_t ldc) {
-  const detail::calling_thread_only here;
+  [[maybe_unused]] const detail::calling_thread_only here;
   const bool na = ta == transpose::no, nb = tb == transpose::no;
   detail::gemm_call(na ? CblasNoTrans : CblasTrans, nb ? CblasNoTrans : CblasTrans, static_cast<int>(m),
                     static_cast<int>(n), static_cast<int>(k), alpha, a,
