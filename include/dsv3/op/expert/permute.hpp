@@ -40,9 +40,9 @@ struct permutation_tensors {
     visit("token_of", shape{c.row_capacity()}, self.token_of...);
   }
 
-  operator permutation_tensors<const Index>() const
-    requires(!std::is_const_v<Index>)
-  {
+  template <class U = Index>
+    requires(!std::is_const_v<U>)
+  operator permutation_tensors<const U>() const {
     return {config, offsets, counts, row_of, token_of};
   }
 

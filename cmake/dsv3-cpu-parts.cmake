@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+# What the CPU wing uses where it exists: OpenMP for its threads, a CBLAS for its products. The build and the installed
+# package both ask here, so that an installed dsv3::cpu follows the machine it is used on.
+
+# dsv3_cpu_parts(AUTO|ON|OFF libraries definitions): whether to use a CBLAS; the two lists are set in the caller.
+function(dsv3_cpu_parts blas libraries definitions)
+  set(parts "")
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  if(OpenMP_CXX_FOUND)
+    list(APPEND parts OpenMP::OpenMP_CXX)
+  else()
+    message(STATUS "dsv3::cpu: no OpenMP found, operations run on one thread")
+  endif()
+  set(uses_blas 0)
+  if(NOT blas STREQUAL OFF)
+    list(PREPEND CMAKE_MODULE_PATH ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
+    find_package(CBLAS QUIET)
+    if(CBLAS_FOUND)
+      set(uses_blas 1)
+      list(APPEND parts CBLAS::CBLAS)
+      message(STATUS "dsv3::cpu: products through ${CBLAS_LIBRARY}")
+    elseif(blas STREQUAL ON)
+      message(FATAL_ERROR "DSV3_BLAS is ON and no OpenBLAS with cblas.h was found (Debian: libopenblas-openmp-dev)")
+    endif()
+  endif()
+  if(NOT uses_blas)
+    message(STATUS "dsv3::cpu: products through the library's own loops")
+  endif()
+  set(${libraries} "${parts}" PARENT_SCOPE)
+  set(${definitions} DSV3_BLAS=${uses_blas} PARENT_SCOPE)
+endfunction()
