@@ -4,7 +4,9 @@
 
 #include <dsv3/base/config.hpp>
 
+#include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -17,6 +19,15 @@ struct bf16 {
   /// Rounds to nearest, ties to even; every NaN becomes a quiet NaN of the same sign.
   DSV3_HOST_DEVICE constexpr explicit(false) bf16(float value) : bits(round(value)) {}
   DSV3_HOST_DEVICE constexpr explicit bf16(double value) : bf16(static_cast<float>(value)) {}
+
+  // Assigns the bits: compilers vectorise that, but not the copy of a class. The type stays trivially copyable.
+  constexpr bf16(const bf16&) = default;
+  constexpr bf16& operator=(const bf16&) = default;
+  template <std::same_as<bf16> Same>
+  DSV3_HOST_DEVICE constexpr bf16& operator=(Same&& other) {
+    bits = other.bits;
+    return *this;
+  }
 
   DSV3_HOST_DEVICE constexpr operator float() const {
     return __builtin_bit_cast(float, static_cast<std::uint32_t>(bits) << 16);
@@ -39,6 +50,7 @@ struct bf16 {
   }
 };
 
+static_assert(std::is_trivially_copyable_v<bf16>);
 static_assert(sizeof(bf16) == 2 && alignof(bf16) == 2);
 
 }  // namespace dsv3
