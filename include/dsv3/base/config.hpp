@@ -8,8 +8,8 @@
 #error "dsv3 needs C++20: compile with -std=c++20 or later"
 #endif
 
-// The inline namespace of everything public. A macro that changes behaviour appends to the name, so that object
-// files built with and without it cannot be linked into one set of symbols.
+// The inline namespace of everything public. A macro that changes behaviour appends to the name, so that
+// object files built with and without it cannot be linked into one set of symbols.
 #if defined(DSV3_NO_EXCEPTIONS)
 #define DSV3_ABI v0_no_exceptions
 #else

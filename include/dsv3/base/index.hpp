@@ -13,9 +13,11 @@ namespace dsv3::inline DSV3_ABI {
 using index_t = std::int64_t;
 
 DSV3_HOST_DEVICE constexpr index_t ceil_div(index_t count, index_t unit) { return (count + unit - 1) / unit; }
-DSV3_HOST_DEVICE constexpr index_t round_up(index_t count, index_t unit) { return ceil_div(count, unit) * unit; }
+DSV3_HOST_DEVICE constexpr index_t round_up(index_t count, index_t unit) {
+  return ceil_div(count, unit) * unit;
+}
 
-/// The half-open range [begin, end) that part `part` of `parts` gets of `count` things; sizes differ by at most one.
+/// The half-open range [begin, end) that part `part` of `parts` gets of `count` things, evenly to one.
 struct index_range {
   index_t begin = 0, end = 0;
   DSV3_HOST_DEVICE constexpr index_t count() const { return end - begin; }

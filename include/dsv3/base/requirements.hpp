@@ -19,7 +19,8 @@ class requirements {
   explicit requirements(const char* where) : where_(where) {}
 
   /// `what` must have as many `unit` as `other` has.
-  requirements& equal(const char* what, const char* unit, index_t found, const char* other, index_t expected) {
+  requirements& equal(const char* what, const char* unit, index_t found, const char* other,
+                      index_t expected) {
     if (found != expected && message_.empty())
       fail(std::string(what) + " has " + std::to_string(found) + " " + unit + ", " + other + " has " +
            std::to_string(expected));

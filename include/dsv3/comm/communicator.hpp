@@ -15,11 +15,12 @@ enum class reduction { sum, max, min };
 ///   all_reduce     data [n]                  every rank ends with the reduction of all ranks' data
 ///   reduce_scatter from [size * n], to [n]   rank r ends with the reduction of part r
 ///   all_gather     from [n], to [size * n]   every rank ends with all parts in rank order
-///   all_to_all     from, to [size * n]       part r of `from` goes to rank r; part r of `to` came from rank r
+///   all_to_all     from, to [size * n]       part r of `from` goes to rank r; part r of `to` came from it
 ///   broadcast      data [n], root            every rank ends with the root's data
 ///   send, receive  data [n], peer            in matching pairs
 template <class Communicator, class Ctx, class T>
-concept communicates = requires(const Communicator& comm, Ctx& ctx, view<T, 1> data, view<const T, 1> from, int peer) {
+concept communicates = requires(const Communicator& comm, Ctx& ctx, view<T, 1> data, view<const T, 1> from,
+                                int peer) {
   { comm.rank() } -> std::same_as<int>;
   { comm.size() } -> std::same_as<int>;
   comm.all_reduce(ctx, data, reduction::sum);

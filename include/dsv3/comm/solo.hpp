@@ -44,7 +44,8 @@ class solo {
 
  private:
   static void expect_self(const char* verb, int root) {
-    if (root != 0) raise(std::string("solo: ") + verb + " names rank " + std::to_string(root) + ", there is one rank");
+    if (root != 0)
+      raise(std::string("solo: ") + verb + " names rank " + std::to_string(root) + ", there is one rank");
   }
   template <class T>
   static void copy(const char* verb, view<const T, 1> from, view<T, 1> to) {

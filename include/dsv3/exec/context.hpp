@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The execution context: the first argument of everything that computes. Backend at compile time; threads and scratch
-// at run time. There is nothing global.
+// The execution context: the first argument of everything that computes. Backend at compile time; threads and
+// scratch at run time. There is nothing global.
 #pragma once
 
 #include <dsv3/exec/backend.hpp>

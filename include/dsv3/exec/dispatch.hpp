@@ -16,7 +16,8 @@ namespace dsv3::inline DSV3_ABI {
 ///
 /// and, where it needs scratch, the function that carves it, which `run` calls and `measure` counts:
 ///
-///     template <class Ctx> static workspace scratch(const Ctx& ctx, scratch_arena& arena, const record& args);
+///     template <class Ctx>
+///     static workspace scratch(const Ctx& ctx, scratch_arena& arena, const record& args);
 ///
 /// Specialise before the first use: compilers remember whether a body exists.
 template <class Op, class Backend>

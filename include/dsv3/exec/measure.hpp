@@ -20,7 +20,8 @@ struct implementation<Op, backend::measure<B>> {
   template <class Ctx, class Args>
   static void run(Ctx& ctx, const Args& args) {
     using body = typename nearest<Op, B>::type;
-    if constexpr (requires { body::scratch(ctx, ctx.scratch, args); }) (void)body::scratch(ctx, ctx.scratch, args);
+    if constexpr (requires { body::scratch(ctx, ctx.scratch, args); })
+      (void)body::scratch(ctx, ctx.scratch, args);
   }
 };
 

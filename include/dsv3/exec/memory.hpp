@@ -90,9 +90,9 @@ class memory_block {
   std::size_t bytes_ = 0;
 };
 
-/// A bundle that owns its memory: one allocation, every field on its own cache line, freed on destruction, move-only.
-/// It *is* its bundle, so it passes wherever the bundle or its read-only twin is expected. Contents start undefined:
-/// `zero` or `initialize` them.
+/// A bundle that owns its memory: one allocation, every field on its own cache line, freed on destruction,
+/// move-only. It *is* its bundle, so it passes wherever the bundle or its read-only twin is expected.
+/// Contents start undefined: `zero` or `initialize` them.
 template <class Bundle>
 struct owned : Bundle {
   owned() = default;

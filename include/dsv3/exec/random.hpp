@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Counter-based random numbers (Philox 4x32, ten rounds; Salmon et al., SC 2011): the n-th number of a stream is a
-// function of (seed, stream, n), so results depend on no order of execution.
+// Counter-based random numbers (Philox 4x32, ten rounds; Salmon et al., SC 2011): the n-th number of a stream
+// is a function of (seed, stream, n), so results depend on no order of execution.
 #pragma once
 
 #include <dsv3/base/config.hpp>
@@ -16,7 +16,8 @@ class random_stream {
     std::uint32_t value[4];
   };
 
-  DSV3_HOST_DEVICE constexpr random_stream(std::uint64_t seed, std::uint64_t stream) : seed_(seed), stream_(stream) {}
+  DSV3_HOST_DEVICE constexpr random_stream(std::uint64_t seed, std::uint64_t stream)
+      : seed_(seed), stream_(stream) {}
 
   /// Four independent words for one counter.
   DSV3_HOST_DEVICE constexpr words at(std::uint64_t counter) const {
@@ -53,8 +54,12 @@ class random_stream {
   }
 
  private:
-  DSV3_HOST_DEVICE static constexpr std::uint32_t low(std::uint64_t v) { return static_cast<std::uint32_t>(v); }
-  DSV3_HOST_DEVICE static constexpr std::uint32_t high(std::uint64_t v) { return static_cast<std::uint32_t>(v >> 32); }
+  DSV3_HOST_DEVICE static constexpr std::uint32_t low(std::uint64_t v) {
+    return static_cast<std::uint32_t>(v);
+  }
+  DSV3_HOST_DEVICE static constexpr std::uint32_t high(std::uint64_t v) {
+    return static_cast<std::uint32_t>(v >> 32);
+  }
   DSV3_HOST_DEVICE static constexpr double to_unit(std::uint32_t a, std::uint32_t b) {
     const std::uint64_t bits = ((std::uint64_t{a} << 32) | b) >> 11;
     return (static_cast<double>(bits) + 0.5) * 1.1102230246251565e-16;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Scratch memory: a stack of bytes that belongs to a context, and a counting mode that learns how many are needed.
+// Scratch memory: a stack of bytes that belongs to a context; a counting mode learns how many are needed.
 #pragma once
 
 #include <dsv3/base/error.hpp>
@@ -34,10 +34,11 @@ class scratch_arena {
   /// Uninitialised elements, aligned to a cache line.
   template <class T>
   T* take(index_t count) {
+    if (count < 0) raise("scratch: " + std::to_string(count) + " elements asked for");
     const std::size_t bytes = detail::field_bytes(sizeof(T), shape{count});
     if (bytes > capacity_ - used_)
-      raise("scratch: " + std::to_string(bytes) + " bytes asked for, " + std::to_string(capacity_ - used_) + " of " +
-            std::to_string(capacity_) + " left; measure() tells what the arena must hold");
+      raise("scratch: " + std::to_string(bytes) + " bytes asked for, " + std::to_string(capacity_ - used_) +
+            " of " + std::to_string(capacity_) + " left; measure() tells what the arena must hold");
     T* data = reinterpret_cast<T*>(base_ + used_);
     used_ += bytes;
     peak_ = std::max(peak_, used_);
@@ -47,7 +48,8 @@ class scratch_arena {
   /// A contiguous view of uninitialised elements.
   template <class T, std::integral... Extent>
   view<T, sizeof...(Extent)> tensor(Extent... extents) {
-    return view<T, sizeof...(Extent)>{take<T>((index_t{1} * ... * static_cast<index_t>(extents))), extents...};
+    return view<T, sizeof...(Extent)>{take<T>((index_t{1} * ... * static_cast<index_t>(extents))),
+                                      extents...};
   }
 
   /// A bundle of this config, its fields uninitialised.

@@ -52,7 +52,9 @@ struct implementation<Op, backend::trace<B>> {
   }
 
   template <class Ctx, class Args>
-    requires requires(const Ctx& ctx, scratch_arena& arena, const Args& args) { body::scratch(ctx, arena, args); }
+    requires requires(const Ctx& ctx, scratch_arena& arena, const Args& args) {
+      body::scratch(ctx, arena, args);
+    }
   static auto scratch(const Ctx& ctx, scratch_arena& arena, const Args& args) {
     return body::scratch(ctx, arena, args);
   }

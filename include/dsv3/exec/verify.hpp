@@ -14,7 +14,7 @@ namespace dsv3::inline DSV3_ABI {
 
 /// What a verifying context compares with and writes to.
 struct verify_log {
-  double tolerance = 1e-5;  // allowed |difference| as a share of the largest magnitude in the reference output
+  double tolerance = 1e-5;  // allowed |difference| as a share of the reference's largest finite magnitude
   std::vector<std::string> differences = {};  // one sentence for each output that differs
 };
 
@@ -72,7 +72,7 @@ void compare_outputs(const Args& args, const std::vector<std::byte>& found_bytes
     double scale = 0;
     each_element(output, [&](const auto& value) {
       const double magnitude = std::fabs(static_cast<double>(value));
-      if (magnitude > scale) scale = magnitude;
+      if (std::isfinite(magnitude) && magnitude > scale) scale = magnitude;
     });
     index_t at = 0;
     bool reported = false;
@@ -81,10 +81,12 @@ void compare_outputs(const Args& args, const std::vector<std::byte>& found_bytes
       std::memcpy(&other, found, sizeof(other));
       found += sizeof(other);
       const double a = static_cast<double>(other), b = static_cast<double>(value);
-      const bool same = (std::isnan(a) && std::isnan(b)) || a == b || std::fabs(a - b) <= log.tolerance * scale;
+      const bool same =
+          (std::isnan(a) && std::isnan(b)) || a == b || std::fabs(a - b) <= log.tolerance * scale;
       if (!same && !reported) {
         std::ostringstream text;
-        text << Args::name << ": " << field << " element " << at << " is " << a << ", the reference has " << b;
+        text << Args::name << ": " << field << " element " << at << " is " << a << ", the reference has "
+             << b;
         log.differences.push_back(text.str());
         reported = true;
       }
@@ -96,7 +98,8 @@ void compare_outputs(const Args& args, const std::vector<std::byte>& found_bytes
 }  // namespace detail
 
 template <class Op, class B, class Reference>
-  requires(!std::is_void_v<typename nearest<Op, B>::type> && !std::is_void_v<typename nearest<Op, Reference>::type>)
+  requires(!std::is_void_v<typename nearest<Op, B>::type> &&
+           !std::is_void_v<typename nearest<Op, Reference>::type>)
 struct implementation<Op, backend::verify<B, Reference>> {
   template <class Ctx, class Args>
   static void run(Ctx& ctx, const Args& args) {

@@ -18,9 +18,9 @@ struct bf16 {
 
   /// Rounds to nearest, ties to even; every NaN becomes a quiet NaN of the same sign.
   DSV3_HOST_DEVICE constexpr explicit(false) bf16(float value) : bits(round(value)) {}
-  DSV3_HOST_DEVICE constexpr explicit bf16(double value) : bf16(static_cast<float>(value)) {}
+  DSV3_HOST_DEVICE constexpr explicit bf16(double value) : bf16(to_odd_float(value)) {}
 
-  // Assigns the bits: compilers vectorise that, but not the copy of a class. The type stays trivially copyable.
+  // Assigns the bits: compilers vectorise that, but not the copy of a class. The type stays trivial to copy.
   constexpr bf16(const bf16&) = default;
   constexpr bf16& operator=(const bf16&) = default;
   template <std::same_as<bf16> Same>
@@ -47,6 +47,17 @@ struct bf16 {
     const std::uint32_t quiet = (pattern >> 16) | 0x40u;
     const bool nan = (pattern & 0x7FFFFFFFu) > 0x7F800000u;
     return static_cast<std::uint16_t>(nan ? quiet : rounded);
+  }
+
+  // Towards zero, and to an odd last bit where that is not exact: only a double on a tie of bf16 lands on it,
+  // so the second rounding decides alone.
+  DSV3_HOST_DEVICE static constexpr float to_odd_float(double value) {
+    const float nearest = static_cast<float>(value);
+    if (static_cast<double>(nearest) == value || value != value) return nearest;
+    auto pattern = __builtin_bit_cast(std::uint32_t, nearest);
+    const bool outwards = value < 0 ? nearest < value : nearest > value;
+    pattern = (pattern - (outwards ? 1u : 0u)) | 1u;
+    return __builtin_bit_cast(float, pattern);
   }
 };
 

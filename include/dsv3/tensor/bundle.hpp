@@ -9,8 +9,8 @@
 //       each_part("mlp.", c.mlp, visit, self.mlp...);                        // a bundle inside a bundle
 //     }
 //
-// which walks any number of bundles of the same table in lockstep. Allocating, zeroing, reducing, optimising, saving
-// and loading are each one generic function over it.
+// which walks any number of bundles of the same table in lockstep. Allocating, zeroing, reducing, optimising,
+// saving and loading are each one generic function over it.
 #pragma once
 
 #include <dsv3/tensor/view.hpp>
@@ -90,7 +90,7 @@ void place(Bundle& bundle, std::byte* data) {
       bundle);
 }
 
-/// Copies the views (not the values) of one bundle into another of the same table: its read-only twin, or a part.
+/// Copies the views (not the values) of one bundle into another of the same table: its twin, or a part.
 template <class Twin, class Bundle>
 Twin twin_of(const Bundle& bundle) {
   Twin twin;

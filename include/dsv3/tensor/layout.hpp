@@ -6,7 +6,7 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// The last extent is contiguous (its stride is 1); outer strides are free, so a column range of a matrix is a view.
+/// The last extent is contiguous (its stride is 1); outer strides are free: a column range is a view.
 struct row_major {};
 /// The first extent is contiguous; what some matrix units want of their right operand.
 struct column_major {};

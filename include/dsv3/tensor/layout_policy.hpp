@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A layout policy names, role by role, how things lie in memory; components with a choice take one as a parameter.
+// A layout policy names, role by role, how things lie in memory; components with a choice take one.
 #pragma once
 
 #include <dsv3/base/index.hpp>

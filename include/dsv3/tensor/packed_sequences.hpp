@@ -8,8 +8,8 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// Sequence s owns the tokens [offsets[s], offsets[s + 1]); a token sees the tokens of its own sequence up to itself.
-/// Lives where the data lives. `positions` feed the rotary embedding and restart with each sequence.
+/// Sequence s owns the tokens [offsets[s], offsets[s + 1]); a token sees the tokens of its own sequence up to
+/// itself. Lives where the data lives. `positions` feed the rotary embedding and restart with each sequence.
 struct packed_sequences {
   view<const std::int32_t, 1> offsets;    // [sequences + 1]   first 0, last the number of tokens, ascending
   view<const std::int32_t, 1> positions;  // [tokens]

@@ -9,8 +9,8 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// Row j of sequence b lies in page table(b, j / page_rows), row j % page_rows. Rows at and beyond lengths(b) may hold
-/// anything, NaN included.
+/// Row j of sequence b lies in page table(b, j / page_rows), row j % page_rows. Rows at and beyond lengths(b)
+/// may hold anything, NaN included.
 template <class T>
 struct paged_view {
   view<T, 3> pages;                     // [pages, page_rows, width]

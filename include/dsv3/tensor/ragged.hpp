@@ -9,12 +9,12 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// Group g owns the rows [offsets[g], offsets[g] + counts[g]) of `rows`; the rows from there to offsets[g + 1] are
-/// padding, whose content is never read. Offsets and counts live where the data lives. Contiguous expert layout
-/// aligns the offsets, masked layout spaces them evenly: kernels see no difference.
+/// Group g owns the rows [offsets[g], offsets[g] + counts[g]) of `rows`; the rows from there to
+/// offsets[g + 1] are padding, whose content is never read. Offsets and counts live where the data lives.
+/// Contiguous expert layout aligns the offsets, masked layout spaces them evenly: kernels see no difference.
 template <class T>
 struct ragged_view {
-  view<T, 2> rows;                    // [row capacity, width]
+  view<T, 2> rows;                      // [row capacity, width]
   view<const std::int32_t, 1> offsets;  // [groups + 1]
   view<const std::int32_t, 1> counts;   // [groups]
 

@@ -12,10 +12,10 @@ struct tile {
   static constexpr index_t rows = Rows, columns = Columns;
 };
 
-/// value(i, j) = values(i, j) * scales(i / Tile::rows, j / Tile::columns). Ragged edges have a scale of their own.
+/// value(i, j) = values(i, j) * scales(i / Tile::rows, j / Tile::columns). Tiles cut off by an edge count.
 template <class Element, class Tile>
 struct scaled_view {
-  view<Element, 2> values;        // [rows, columns]
+  view<Element, 2> values;         // [rows, columns]
   view<float, 2, strided> scales;  // [ceil(rows / Tile::rows), ceil(columns / Tile::columns)], any stride
 
   DSV3_HOST_DEVICE float scale_of(index_t row, index_t column) const {

@@ -30,12 +30,7 @@ class view {
     requires(sizeof...(Extent) == Rank)
   DSV3_HOST_DEVICE constexpr explicit view(T* data, Extent... extents)
       : data_(data), extents_{static_cast<index_t>(extents)...} {
-    index_t stride = 1;
-    if constexpr (std::is_same_v<Layout, column_major>) {
-      for (int axis = 0; axis < Rank; ++axis) strides_[axis] = stride, stride *= extents_[axis];
-    } else {
-      for (int axis = Rank - 1; axis >= 0; --axis) strides_[axis] = stride, stride *= extents_[axis];
-    }
+    pack();
   }
 
   /// Data with given strides. For row_major the last stride must be 1, for column_major the first.
@@ -48,13 +43,10 @@ class view {
   static view of_shape(T* data, const shape& s) {
     view result;
     if (s.rank() == 0) return result;
-    if (s.rank() != Rank) raise("view: shape " + to_string(s) + " given to a view of rank " + std::to_string(Rank));
-    index_t stride = 1;
-    for (int axis = Rank - 1; axis >= 0; --axis) {
-      result.extents_[axis] = s[axis];
-      result.strides_[axis] = stride;
-      stride *= s[axis];
-    }
+    if (s.rank() != Rank)
+      raise("view: shape " + to_string(s) + " given to a view of rank " + std::to_string(Rank));
+    for (int axis = 0; axis < Rank; ++axis) result.extents_[axis] = s[axis];
+    result.pack();
     result.data_ = data;
     return result;
   }
@@ -62,7 +54,8 @@ class view {
   template <class U>
     requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
   DSV3_HOST_DEVICE constexpr view(const view<U, Rank, Layout>& other) : data_(other.data()) {
-    for (int axis = 0; axis < Rank; ++axis) extents_[axis] = other.extent(axis), strides_[axis] = other.stride(axis);
+    for (int axis = 0; axis < Rank; ++axis)
+      extents_[axis] = other.extent(axis), strides_[axis] = other.stride(axis);
   }
 
   DSV3_HOST_DEVICE constexpr T* data() const { return data_; }
@@ -105,7 +98,9 @@ class view {
     return part;
   }
   DSV3_HOST_DEVICE constexpr view rows(index_t begin, index_t end) const { return slice(0, begin, end); }
-  DSV3_HOST_DEVICE constexpr view columns(index_t begin, index_t end) const { return slice(Rank - 1, begin, end); }
+  DSV3_HOST_DEVICE constexpr view columns(index_t begin, index_t end) const {
+    return slice(Rank - 1, begin, end);
+  }
 
   /// [tokens, outer * inner] seen as [tokens, outer, inner].
   DSV3_HOST_DEVICE constexpr view<T, 3, Layout> split_columns(index_t inner) const
@@ -153,6 +148,16 @@ class view {
  private:
   template <class, int, class>
   friend class view;
+
+  // The strides of gapless elements in the layout's order.
+  DSV3_HOST_DEVICE constexpr void pack() {
+    index_t stride = 1;
+    if constexpr (std::is_same_v<Layout, column_major>) {
+      for (int axis = 0; axis < Rank; ++axis) strides_[axis] = stride, stride *= extents_[axis];
+    } else {
+      for (int axis = Rank - 1; axis >= 0; --axis) strides_[axis] = stride, stride *= extents_[axis];
+    }
+  }
 
   T* data_ = nullptr;
   index_t extents_[Rank] = {};
