@@ -4,5 +4,9 @@
 
 #include <dsv3/dsv3.hpp>
 
+#include <dsv3/cpu/expert/permute.hpp>
+#include <dsv3/cpu/expert/swiglu.hpp>
 #include <dsv3/cpu/norm/rms_norm.hpp>
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
+#include <dsv3/cpu/routing/balance.hpp>
+#include <dsv3/cpu/routing/router.hpp>
