@@ -5,6 +5,7 @@
 #include <dsv3/cpu/host/parallel.hpp>
 #include <dsv3/op/norm/rms_norm.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 namespace dsv3::inline DSV3_ABI {
@@ -17,18 +18,11 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
   template <class Ctx>
   static void run(Ctx& ctx, const typename op_type::forward_args& args) {
     const index_t hidden = args.x.extent(1);
-    const master<P>* gain = args.gain.data();
     cpu::parallel_ranges(ctx.threads, args.x.extent(0), row_grain(hidden), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t) {
         const activation<P>* s = args.x[t].data();
         if (!args.residual.empty()) s = add_rows(s, args.residual[t].data(), args.sum[t].data(), hidden);
-        acc squares = 0;
-        DSV3_SIMD_SUM(squares)
-        for (index_t i = 0; i < hidden; ++i) squares += acc(s[i]) * acc(s[i]);
-        const acc r = acc(1) / std::sqrt(squares / acc(hidden) + acc(args.epsilon));
-        activation<P>* y = args.y[t].data();
-        DSV3_SIMD
-        for (index_t i = 0; i < hidden; ++i) y[i] = activation<P>(acc(s[i]) * r * acc(gain[i]));
+        const acc r = normalize_row(s, args.gain.data(), args.y[t].data(), hidden, acc(args.epsilon));
         if (!args.rstd.empty()) args.rstd(t) = r;
       }
     });
@@ -44,6 +38,8 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
   // Rows per thread below which a thread costs more than it does.
   static index_t row_grain(index_t hidden) { return 1 + 8192 / (hidden + 1); }
 
+  // The loops over a row stand in functions of their own: a pointer that a lambda captured by reference is read anew
+  // for every element of a vectorised sum.
   static const activation<P>* add_rows(const activation<P>* x, const activation<P>* residual, activation<P>* sum,
                                        index_t hidden) {
     DSV3_SIMD
@@ -51,51 +47,64 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
     return sum;
   }
 
+  static acc normalize_row(const activation<P>* s, const master<P>* gain, activation<P>* y, index_t hidden,
+                           acc epsilon) {
+    acc squares = 0;
+    DSV3_SIMD_SUM(squares)
+    for (index_t i = 0; i < hidden; ++i) squares += acc(s[i]) * acc(s[i]);
+    const acc r = acc(1) / std::sqrt(squares / acc(hidden) + epsilon);
+    DSV3_SIMD
+    for (index_t i = 0; i < hidden; ++i) y[i] = activation<P>(acc(s[i]) * r * acc(gain[i]));
+    return r;
+  }
+
   template <class Ctx>
   static void backward_rows(Ctx& ctx, const typename op_type::backward_args& args) {
     const index_t hidden = args.x.extent(1);
-    const master<P>* gain = args.gain.data();
     cpu::parallel_ranges(ctx.threads, args.x.extent(0), row_grain(hidden), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t) {
-        const activation<P>*x = args.x[t].data(), *dy = args.dy[t].data();
-        const acc r = args.rstd(t);
-        acc projection = 0;  // Σ g · x
-        DSV3_SIMD_SUM(projection)
-        for (index_t i = 0; i < hidden; ++i) projection += acc(dy[i]) * acc(gain[i]) * acc(x[i]);
-        const acc slope = projection * r * r / acc(hidden);
-        activation<P>* dx = args.dx[t].data();
-        if (args.d_residual.empty()) {
-          DSV3_SIMD
-          for (index_t i = 0; i < hidden; ++i)
-            dx[i] = activation<P>(r * (acc(dy[i]) * acc(gain[i]) - acc(x[i]) * slope));
-        } else {
-          const activation<P>* d_residual = args.d_residual[t].data();
-          DSV3_SIMD
-          for (index_t i = 0; i < hidden; ++i)
-            dx[i] = activation<P>(r * (acc(dy[i]) * acc(gain[i]) - acc(x[i]) * slope) + acc(d_residual[i]));
-        }
+        const activation<P>* d_residual = args.d_residual.empty() ? nullptr : args.d_residual[t].data();
+        backward_row(args.dy[t].data(), args.x[t].data(), args.gain.data(), args.rstd(t), d_residual,
+                     args.dx[t].data(), hidden);
       }
     });
+  }
+
+  static void backward_row(const activation<P>* dy, const activation<P>* x, const master<P>* gain, acc r,
+                           const activation<P>* d_residual, activation<P>* dx, index_t hidden) {
+    acc projection = 0;  // Σ g · x
+    DSV3_SIMD_SUM(projection)
+    for (index_t i = 0; i < hidden; ++i) projection += acc(dy[i]) * acc(gain[i]) * acc(x[i]);
+    const acc slope = projection * r * r / acc(hidden);
+    if (d_residual == nullptr) {
+      DSV3_SIMD
+      for (index_t i = 0; i < hidden; ++i)
+        dx[i] = activation<P>(r * (acc(dy[i]) * acc(gain[i]) - acc(x[i]) * slope));
+    } else {
+      DSV3_SIMD
+      for (index_t i = 0; i < hidden; ++i)
+        dx[i] = activation<P>(r * (acc(dy[i]) * acc(gain[i]) - acc(x[i]) * slope) + acc(d_residual[i]));
+    }
   }
 
   // Columns are shared among threads, so every gain is summed over tokens in one order whatever the thread count.
   template <class Ctx>
   static void backward_gain(Ctx& ctx, const typename op_type::backward_args& args) {
-    const index_t tokens = args.x.extent(0);
+    constexpr index_t strip = 256;  // columns whose sums stay in the nearest cache
     cpu::parallel_ranges(ctx.threads, args.x.extent(1), 64, [&](index_t begin, index_t end) {
-      constexpr index_t strip = 64;  // sums of a strip of columns stay in registers
       for (index_t first = begin; first < end; first += strip) {
         const index_t width = std::min(strip, end - first);
         acc sums[strip] = {};
-        for (index_t t = 0; t < tokens; ++t) {
-          const activation<P>*x = args.x[t].data() + first, *dy = args.dy[t].data() + first;
-          const acc r = args.rstd(t);
-          DSV3_SIMD
-          for (index_t i = 0; i < width; ++i) sums[i] += acc(dy[i]) * acc(x[i]) * r;
-        }
+        for (index_t t = 0; t < args.x.extent(0); ++t)
+          add_row(args.dy[t].data() + first, args.x[t].data() + first, args.rstd(t), sums, width);
         for (index_t i = 0; i < width; ++i) args.dgain(first + i) += gradient<P>(sums[i]);
       }
     });
+  }
+
+  static void add_row(const activation<P>* dy, const activation<P>* x, acc r, acc* sums, index_t width) {
+    DSV3_SIMD
+    for (index_t i = 0; i < width; ++i) sums[i] += acc(dy[i]) * acc(x[i]) * r;
   }
 };
 
