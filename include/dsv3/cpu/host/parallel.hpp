@@ -7,6 +7,10 @@
 #include <algorithm>
 #include <exception>
 
+#if DSV3_OPENMP
+#include <omp.h>
+#endif
+
 namespace dsv3::inline DSV3_ABI::cpu {
 
 namespace detail {
@@ -30,24 +34,30 @@ void guarded([[maybe_unused]] std::exception_ptr& failure, Work&& work) {
 
 }  // namespace detail
 
-/// Runs part(p) for every p in [0, parts), on up to `threads` threads. Part p always does the same work, whichever
-/// thread takes it. The first exception is rethrown once all parts have ended.
-template <class Part>
-void parallel_parts(int threads, index_t parts, Part&& part) {
-  if (threads <= 1 || parts <= 1) {
-    for (index_t p = 0; p < parts; ++p) part(p);
+/// Runs worker(slot, p) for every p in [0, parts), on up to `threads` threads. `slot`, below max(threads, 1), belongs to
+/// one thread at a time: it picks the scratch a part may use, and what a part computes must not depend on it. The first
+/// exception is rethrown once all parts have ended.
+template <class Worker>
+void parallel_slots([[maybe_unused]] int threads, index_t parts, Worker&& worker) {
+#if DSV3_OPENMP
+  if (threads > 1 && parts > 1) {
+    std::exception_ptr failure;
+#pragma omp parallel for num_threads(static_cast<int>(std::min<index_t>(threads, parts))) schedule(dynamic, 1)
+    for (index_t p = 0; p < parts; ++p) {
+      detail::guarded(failure, [&] { worker(index_t{omp_get_thread_num()}, p); });
+    }
+    if (failure) std::rethrow_exception(failure);
     return;
   }
-#if DSV3_OPENMP
-  std::exception_ptr failure;
-#pragma omp parallel for num_threads(static_cast<int>(std::min<index_t>(threads, parts))) schedule(dynamic, 1)
-  for (index_t p = 0; p < parts; ++p) {
-    detail::guarded(failure, [&] { part(p); });
-  }
-  if (failure) std::rethrow_exception(failure);
-#else
-  for (index_t p = 0; p < parts; ++p) part(p);
 #endif
+  for (index_t p = 0; p < parts; ++p) worker(index_t{0}, p);
+}
+
+/// Runs part(p) for every p in [0, parts), on up to `threads` threads. Part p always does the same work, whichever
+/// thread takes it.
+template <class Part>
+void parallel_parts(int threads, index_t parts, Part&& part) {
+  parallel_slots(threads, parts, [&](index_t, index_t p) { part(p); });
 }
 
 /// Splits [0, count) into one contiguous range per thread and runs body(begin, end) on each. Ranges of fewer than
