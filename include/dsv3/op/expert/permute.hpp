@@ -23,7 +23,7 @@ struct permutation_config {
   }
 };
 
-/// The exchange plan of one batch: which row each (token, slot) goes to. Values, handed from forward to backward.
+/// The exchange plan of one batch: which row each (token, slot) goes to. Forward hands it to backward.
 template <class Index>
 struct permutation_tensors {
   permutation_config config;
@@ -74,7 +74,13 @@ struct permute {
           .equal("ids", "columns", ids.extent(1), "plan as top_k", plan.config.top_k)
           .that(plan.config.alignment > 0, "the alignment must be positive")
           .that(plan.config.row_capacity() < (index_t{1} << 31), "more than 2^31 rows")
-          .present("ids", ids).present("plan", plan.token_of)
+          .equal("offsets", "elements", plan.offsets.extent(0), "plan", plan.config.experts + 1)
+          .equal("counts", "experts", plan.counts.extent(0), "plan", plan.config.experts)
+          .equal("row_of", "tokens", plan.row_of.extent(0), "plan", plan.config.tokens)
+          .equal("row_of", "columns", plan.row_of.extent(1), "plan as top_k", plan.config.top_k)
+          .equal("token_of", "rows", plan.token_of.extent(0), "plan", plan.config.row_capacity())
+          .present("ids", ids).present("offsets", plan.offsets).present("counts", plan.counts)
+          .present("row_of", plan.row_of).present("token_of", plan.token_of)
           .verdict();
     }
     void outputs(auto&& visit) const {
@@ -103,7 +109,7 @@ struct permute {
     static constexpr const char* name = "permute.combine";
     view<const activation<P>, 2> rows;     // [row capacity, width]
     permutation_view plan;
-    view<const activation<P>, 2> add = {};  // [tokens, width]    added when not empty: the shared expert's output
+    view<const activation<P>, 2> add = {};  // [tokens, width]    added when not empty: the shared expert
     view<activation<P>, 2> y;              // [tokens, width]    written; may be `add`
     status check() const {
       requirements need{name};
@@ -112,7 +118,8 @@ struct permute {
           .equal("y", "columns", y.extent(1), "rows", rows.extent(1))
           .present("rows", rows).present("y", y);
       if (!add.empty())
-        need.equal("add", "tokens", add.extent(0), "y", y.extent(0)).equal("add", "columns", add.extent(1), "y", y.extent(1));
+        need.equal("add", "tokens", add.extent(0), "y", y.extent(0))
+            .equal("add", "columns", add.extent(1), "y", y.extent(1));
       return need.verdict();
     }
     void outputs(auto&& visit) const { visit("y", y); }
@@ -126,6 +133,7 @@ struct permute {
     status check() const {
       return requirements{name}
           .equal("gates", "tokens", gates.extent(0), "plan", plan.config.tokens)
+          .equal("gates", "columns", gates.extent(1), "plan as top_k", plan.config.top_k)
           .equal("row_gates", "rows", row_gates.extent(0), "plan", plan.config.row_capacity())
           .present("gates", gates).present("row_gates", row_gates)
           .verdict();
@@ -141,6 +149,7 @@ struct permute {
     status check() const {
       return requirements{name}
           .equal("gates", "tokens", gates.extent(0), "plan", plan.config.tokens)
+          .equal("gates", "columns", gates.extent(1), "plan as top_k", plan.config.top_k)
           .equal("row_gates", "rows", row_gates.extent(0), "plan", plan.config.row_capacity())
           .present("gates", gates).present("row_gates", row_gates)
           .verdict();

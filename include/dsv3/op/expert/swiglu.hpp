@@ -23,7 +23,7 @@ struct swiglu {
     view<const activation<P>, 2> gate_up;           // [rows, 2 * inner]
     view<activation<P>, 2> y;                       // [rows, inner]      live rows written
     view<const accumulator<P>, 1> row_gates = {};   // [rows]             w; none when empty
-    view<const std::int32_t, 1> token_of = {};      // [rows]             -1 for padding; every row lives when empty
+    view<const std::int32_t, 1> token_of = {};      // [rows]             -1 for padding; all live when empty
     status check() const {
       requirements need{name};
       need.equal("y", "rows", y.extent(0), "gate_up", gate_up.extent(0))

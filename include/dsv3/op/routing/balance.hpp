@@ -45,7 +45,8 @@ struct routing_bias {
 /// For each sequence of T tokens (report, eq. 17-20), with s the router's scores:
 ///   f[e] = E / (K T) · #{t : e is indicated}       P[e] = 1/T Σ_t s[t,e] / Σ_e' s[t,e']
 ///   loss += coefficient · Σ_e f[e] P[e] / sequences                     averaged over the sequences
-/// Backward: f is a constant;  ds[t,e] = coefficient / (sequences T) · (f[e] − Σ_e' f[e'] s'[t,e']) / Σ_e' s[t,e'].
+/// Backward: f is a constant, and with s'[t,e] = s[t,e] / Σ_e' s[t,e']
+///   ds[t,e] = coefficient / (sequences T) · (f[e] − Σ_e' f[e'] s'[t,e']) / Σ_e' s[t,e']
 /// Sequences without tokens contribute nothing, but count in the average.
 template <precision P>
 struct sequence_balance {
@@ -62,6 +63,8 @@ struct sequence_balance {
       return requirements{name}
           .equal("sequence", "tokens", sequence.tokens(), "scores", scores.extent(0))
           .equal("ids", "tokens", ids.extent(0), "scores", scores.extent(0))
+          .that(ids.extent(1) > 0, "ids has no columns")
+          .that(ids.extent(1) <= scores.extent(1), "ids has more columns than there are experts")
           .equal("fraction", "sequences", fraction.extent(0), "sequence", sequence.sequences())
           .equal("fraction", "experts", fraction.extent(1), "scores", scores.extent(1))
           .equal("loss", "elements", loss.extent(0), "a scalar", 1)

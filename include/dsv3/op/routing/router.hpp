@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The router: sigmoid affinities, node-limited groups, biased top-k, gates (report, section 2.1.2, eq. 12-16).
+// The router: sigmoid affinities, node-limited groups, biased top-k, gates (report, 2.1.2, eq. 12-16).
 #pragma once
 
 #include <dsv3/base/requirements.hpp>
@@ -16,7 +16,7 @@ enum class gate_norm { none, sum_to_one };
 
 struct router_config {
   index_t hidden = 0, experts = 0, top_k = 0;
-  index_t groups = 1, kept_groups = 1;  // experts lie in `groups` blocks; a token uses experts of `kept_groups` of them
+  index_t groups = 1, kept_groups = 1;  // experts lie in `groups` blocks; a token uses `kept_groups` of them
   gate_norm normalise = gate_norm::sum_to_one;
   double scale = 1;                     // routed_scaling_factor
 
@@ -28,10 +28,9 @@ struct router_config {
     return requirements{"router"}
         .that(experts > 0 && groups > 0, "experts and groups must be positive")
         .that(groups <= 0 || experts % groups == 0, "the groups must divide the experts")
-        .that(kept_groups > 0 && kept_groups <= groups, "kept groups must be between 1 and the number of groups")
+        .that(kept_groups > 0 && kept_groups <= groups, "kept groups must be between 1 and the groups")
         .that(groups <= 0 || (top_k > 0 && top_k <= kept_groups * (experts / groups)),
               "top_k must be between 1 and the experts of the kept groups")
-        .that(groups <= 0 || group_top() <= experts / groups, "a group has fewer experts than top_k / kept groups")
         .verdict();
   }
   bool operator==(const router_config&) const = default;
@@ -40,10 +39,10 @@ struct router_config {
 namespace op {
 
 /// Per token, all in the accumulator:
-///   z[e] = x · centroids[e],   s[e] = sigmoid(z[e]),   c[e] = s[e] + bias[e]           bias steers the choice only
+///   z[e] = x · centroids[e],   s[e] = sigmoid(z[e]),   c[e] = s[e] + bias[e]    bias steers the choice only
 ///   group score = sum of its group_top() largest c; the kept_groups best groups stay
-///   ids   = the top_k largest c of the groups that stay, largest first                 ties: the smaller index
-///   gates = scale · s[ids] / (Σ s[ids] + 1e-20)                                         scale · s[ids] without norm
+///   ids   = the top_k largest c of the groups that stay, largest first          ties: the smaller index
+///   gates = scale · s[ids] / (Σ s[ids] + 1e-20)                                  scale · s[ids] without norm
 /// Backward, for the chosen e, with Z = Σ s[ids], p = s / Z, A = Σ dgates · p:
 ///   ds = (scale / Z)(dgates − A)   (scale · dgates without norm)        plus dscores for every e
 ///   dz = ds · s (1 − s)            dx = dz · centroids                  dcentroids += dzᵀ · x
@@ -56,7 +55,7 @@ struct router {
     view<const activation<P>, 2> x;        // [tokens, hidden]
     view<const master<P>, 2> centroids;    // [experts, hidden]
     view<const master<P>, 1> bias;         // [experts]
-    view<accumulator<P>, 2> scores;        // [tokens, experts]    s, written; needed by backward and the balance loss
+    view<accumulator<P>, 2> scores;        // [tokens, experts]    s, written; backward and balance read it
     view<std::int32_t, 2> ids;             // [tokens, top_k]      written
     view<accumulator<P>, 2> gates;         // [tokens, top_k]      written
     view<std::int64_t, 1> load = {};       // [experts]            assignments, added to when not empty
@@ -109,7 +108,8 @@ template <precision P>
 status router<P>::forward_args::check() const {
   if (status bad = config.check(); !bad) return bad;
   requirements need{name};
-  need.equal("centroids", "experts", centroids.extent(0), "config", config.experts)
+  need.equal("x", "columns", x.extent(1), "config as hidden", config.hidden)
+      .equal("centroids", "experts", centroids.extent(0), "config", config.experts)
       .equal("centroids", "columns", centroids.extent(1), "x", x.extent(1))
       .equal("bias", "experts", bias.extent(0), "config", config.experts)
       .equal("scores", "tokens", scores.extent(0), "x", x.extent(0))
@@ -118,8 +118,8 @@ status router<P>::forward_args::check() const {
       .equal("ids", "columns", ids.extent(1), "config as top_k", config.top_k)
       .equal("gates", "tokens", gates.extent(0), "x", x.extent(0))
       .equal("gates", "columns", gates.extent(1), "config as top_k", config.top_k)
-      .present("x", x).present("centroids", centroids).present("scores", scores).present("ids", ids)
-      .present("gates", gates);
+      .present("x", x).present("centroids", centroids).present("bias", bias).present("scores", scores)
+      .present("ids", ids).present("gates", gates);
   if (!load.empty()) need.equal("load", "experts", load.extent(0), "config", config.experts);
   return need.verdict();
 }
@@ -128,15 +128,21 @@ template <precision P>
 status router<P>::backward_data_args::check() const {
   if (status bad = config.check(); !bad) return bad;
   requirements need{name};
-  need.equal("scores", "tokens", scores.extent(0), "dgates", dgates.extent(0))
+  need.equal("dgates", "columns", dgates.extent(1), "config as top_k", config.top_k)
+      .equal("scores", "tokens", scores.extent(0), "dgates", dgates.extent(0))
+      .equal("scores", "experts", scores.extent(1), "config", config.experts)
       .equal("ids", "tokens", ids.extent(0), "dgates", dgates.extent(0))
       .equal("ids", "columns", ids.extent(1), "config as top_k", config.top_k)
+      .equal("centroids", "experts", centroids.extent(0), "config", config.experts)
       .equal("dlogits", "tokens", dlogits.extent(0), "dgates", dgates.extent(0))
       .equal("dlogits", "experts", dlogits.extent(1), "config", config.experts)
       .equal("dx", "tokens", dx.extent(0), "dgates", dgates.extent(0))
       .equal("dx", "columns", dx.extent(1), "centroids", centroids.extent(1))
-      .present("dgates", dgates).present("scores", scores).present("ids", ids).present("dx", dx);
-  if (!dscores.empty()) need.equal("dscores", "experts", dscores.extent(1), "config", config.experts);
+      .present("dgates", dgates).present("scores", scores).present("ids", ids).present("centroids", centroids)
+      .present("dlogits", dlogits).present("dx", dx);
+  if (!dscores.empty())
+    need.equal("dscores", "tokens", dscores.extent(0), "dgates", dgates.extent(0))
+        .equal("dscores", "experts", dscores.extent(1), "config", config.experts);
   return need.verdict();
 }
 
