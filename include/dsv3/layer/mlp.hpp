@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT
+// The dense SwiGLU feed-forward.
+#pragma once
+
+#include <dsv3/layer/keep.hpp>
+#include <dsv3/layer/linear.hpp>
+#include <dsv3/op/expert/swiglu.hpp>
+#include <dsv3/tensor/bundle.hpp>
+
+namespace dsv3::inline DSV3_ABI {
+
+struct mlp_config {
+  index_t hidden = 0, inner = 0;
+};
+
+/// Gate and up projection lie in one matrix, gate rows first; the checkpoint has them apart.
+template <class Matrix>
+struct mlp_tensors {
+  mlp_config config;
+  view<Matrix, 2> w_gate_up;  // [2 * inner, hidden]
+  view<Matrix, 2> w_down;     // [hidden, inner]
+
+  template <class Visit, class... Self>
+  static void each_field(const mlp_config& c, Visit&& visit, Self&... self) {
+    visit("gate_up_proj.weight", shape{2 * c.inner, c.hidden}, self.w_gate_up...);
+    visit("down_proj.weight", shape{c.hidden, c.inner}, self.w_down...);
+  }
+
+  template <class M = Matrix>
+    requires(!std::is_const_v<M>)
+  operator mlp_tensors<const M>() const {
+    return {config, w_gate_up, w_down};
+  }
+};
+
+template <precision P> using mlp_storage = mlp_tensors<weight<P>>;
+template <precision P> using mlp_weights = mlp_tensors<const weight<P>>;
+template <precision P> using mlp_gradients = mlp_tensors<gradient<P>>;
+
+struct mlp_activation_config {
+  mlp_config layer;
+  index_t tokens = 0;
+  keep kept = keep::everything;
+};
+
+template <precision P>
+struct mlp_saved {
+  mlp_activation_config config;
+  view<activation<P>, 2> gate_up;  // [tokens, 2 * inner]
+  view<activation<P>, 2> a;        // [tokens, inner]       SwiGLU's output; kept by keep::everything only
+
+  template <class Visit, class... Self>
+  static void each_field(const mlp_activation_config& c, Visit&& visit, Self&... self) {
+    visit("gate_up", shape_if(c.kept != keep::inputs, {c.tokens, 2 * c.layer.inner}), self.gate_up...);
+    visit("a", shape_if(c.kept == keep::everything, {c.tokens, c.layer.inner}), self.a...);
+  }
+};
+
+template <precision P>
+struct mlp_deltas {
+  mlp_activation_config config;
+  view<activation<P>, 2> d_gate_up;  // [tokens, 2 * inner]
+
+  template <class Visit, class... Self>
+  static void each_field(const mlp_activation_config& c, Visit&& visit, Self&... self) {
+    visit("d_gate_up", shape{c.tokens, 2 * c.layer.inner}, self.d_gate_up...);
+  }
+};
+
+/// y = w_down (SiLU(w_gate x) ⊙ (w_up x))
+template <precision P>
+struct mlp {
+  mlp_config config;
+
+  struct forward_args {
+    view<const activation<P>, 2> x;   // [tokens, hidden]
+    mlp_weights<P> weights;
+    view<activation<P>, 2> y;         // [tokens, hidden]   written
+    mlp_saved<P>* saved = nullptr;    // written unless null
+  };
+  struct backward_data_args {
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    mlp_weights<P> weights;
+    const mlp_saved<P>& saved;
+    view<activation<P>, 2> dx;        // [tokens, hidden]   written
+    mlp_deltas<P>& deltas;            // written
+  };
+  struct backward_weights_args {
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
+    const mlp_saved<P>& saved;
+    const mlp_deltas<P>& deltas;
+    mlp_gradients<P>& gradients;      // added to
+  };
+  struct backward_args {
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
+    mlp_weights<P> weights;
+    const mlp_saved<P>& saved;
+    view<activation<P>, 2> dx;        // [tokens, hidden]   written
+    mlp_gradients<P>& gradients;      // added to
+  };
+
+  template <execution_context Ctx>
+  void forward(Ctx& ctx, const forward_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const index_t tokens = args.x.extent(0);
+    const bool keeps = args.saved != nullptr, keeps_a = keeps && args.saved->config.kept == keep::everything;
+    const auto gate_up = keeps ? args.saved->gate_up : buffer(ctx, tokens, 2 * config.inner);
+    const auto a = keeps_a ? args.saved->a : buffer(ctx, tokens, config.inner);
+    linear<P>::forward(ctx, args.x, args.weights.w_gate_up, gate_up);  // 1
+    op::swiglu<P>::forward(ctx, {.gate_up = gate_up, .y = a});         // 2
+    linear<P>::forward(ctx, a, args.weights.w_down, args.y);           // 3
+  }
+
+  template <execution_context Ctx>
+  void backward_data(Ctx& ctx, const backward_data_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto da = buffer(ctx, args.dy.extent(0), config.inner);
+    linear<P>::backward_data(ctx, args.dy, args.weights.w_down, da);  // 3'
+    op::swiglu<P>::backward(
+        ctx, {.dy = da, .gate_up = args.saved.gate_up, .d_gate_up = args.deltas.d_gate_up});           // 2'
+    linear<P>::backward_data(ctx, args.deltas.d_gate_up, args.weights.w_gate_up, args.dx);             // 1'
+  }
+
+  template <execution_context Ctx>
+  void backward_weights(Ctx& ctx, const backward_weights_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    auto a = args.saved.a;
+    if (args.saved.config.kept != keep::everything) {
+      a = buffer(ctx, args.dy.extent(0), config.inner);
+      op::swiglu<P>::forward(ctx, {.gate_up = args.saved.gate_up, .y = a});  // 2 again
+    }
+    linear<P>::backward_weights(ctx, args.dy, a, args.gradients.w_down);                          // 3'
+    linear<P>::backward_weights(ctx, args.deltas.d_gate_up, args.x, args.gradients.w_gate_up);    // 1'
+  }
+
+  template <execution_context Ctx>
+  void backward(Ctx& ctx, const backward_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    auto deltas = ctx.scratch.template bundle<mlp_deltas<P>>(args.saved.config);
+    backward_data(ctx, {.dy = args.dy, .weights = args.weights, .saved = args.saved, .dx = args.dx, .deltas = deltas});
+    backward_weights(ctx, {.dy = args.dy, .x = args.x, .saved = args.saved, .deltas = deltas,
+                           .gradients = args.gradients});
+  }
+
+ private:
+  template <class Ctx>
+  static auto buffer(Ctx& ctx, index_t tokens, index_t width) {
+    return ctx.scratch.template tensor<activation<P>>(tokens, width);
+  }
+};
+
+}  // namespace dsv3

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: MIT
+// DeepSeekMoE (report, section 2.1.2): router, shared expert, routed experts.
+#pragma once
+
+#include <dsv3/layer/expert_dispatch.hpp>
+#include <dsv3/layer/mlp.hpp>
+#include <dsv3/op/linear/grouped_gemm.hpp>
+#include <dsv3/op/routing/balance.hpp>
+#include <dsv3/op/routing/router.hpp>
+
+namespace dsv3::inline DSV3_ABI {
+
+struct moe_config {
+  router_config router;
+  index_t inner = 0;           // inner width of one expert
+  index_t shared_experts = 0;  // stored as one expert of that many times the inner width
+
+  index_t hidden() const { return router.hidden; }
+  index_t experts() const { return router.experts; }
+  mlp_config shared() const { return {router.hidden, shared_experts * inner}; }
+};
+
+/// Weights of all experts lie in one tensor per projection; the checkpoint has one tensor per expert.
+template <class Matrix, class Vector = Matrix>
+struct moe_tensors {
+  moe_config config;
+  view<Vector, 2> centroids;   // [experts, hidden]
+  view<Matrix, 3> w_gate_up;   // [experts, 2 * inner, hidden]
+  view<Matrix, 3> w_down;      // [experts, hidden, inner]
+  mlp_tensors<Matrix> shared;  // inner width shared_experts * inner
+
+  template <class Visit, class... Self>
+  static void each_field(const moe_config& c, Visit&& visit, Self&... self) {
+    visit("gate.weight", shape{c.experts(), c.hidden()}, self.centroids...);
+    visit("experts.gate_up_proj.weight", shape{c.experts(), 2 * c.inner, c.hidden()}, self.w_gate_up...);
+    visit("experts.down_proj.weight", shape{c.experts(), c.hidden(), c.inner}, self.w_down...);
+    if (c.shared_experts > 0) each_part("shared_experts.", c.shared(), visit, self.shared...);
+  }
+
+  template <class M = Matrix>
+    requires(!std::is_const_v<M>)
+  operator moe_tensors<const M, const Vector>() const {
+    return {config, centroids, w_gate_up, w_down, shared};
+  }
+};
+
+template <precision P> using moe_storage = moe_tensors<weight<P>, master<P>>;
+template <precision P> using moe_weights = moe_tensors<const weight<P>, const master<P>>;
+template <precision P> using moe_gradients = moe_tensors<gradient<P>>;
+
+struct moe_activation_config {
+  moe_config layer;
+  permutation_config plan;  // from expert_dispatch::plan_config
+  index_t sequences = 0;
+  keep kept = keep::everything;
+
+  mlp_activation_config shared() const { return {layer.shared(), plan.tokens, kept}; }
+};
+
+template <precision P>
+struct moe_saved {
+  moe_activation_config config;
+  view<accumulator<P>, 2> scores;     // [tokens, experts]
+  view<std::int32_t, 2> ids;          // [tokens, top_k]
+  view<accumulator<P>, 2> gates;      // [tokens, top_k]
+  view<accumulator<P>, 2> fraction;   // [sequences, experts]
+  permutation plan;
+  view<accumulator<P>, 1> row_gates;  // [row capacity]
+  view<activation<P>, 2> x_rows;      // [row capacity, hidden]      kept by keep::everything only
+  view<activation<P>, 2> gate_up;     // [row capacity, 2 * inner]
+  view<activation<P>, 2> a;           // [row capacity, inner]       kept by keep::everything only
+  mlp_saved<P> shared;
+
+  template <class Visit, class... Self>
+  static void each_field(const moe_activation_config& c, Visit&& visit, Self&... self) {
+    const bool any = c.kept != keep::inputs, all = c.kept == keep::everything;
+    const index_t tokens = c.plan.tokens, rows = c.plan.row_capacity(), experts = c.layer.experts();
+    visit("scores", shape_if(any, {tokens, experts}), self.scores...);
+    visit("ids", shape_if(any, {tokens, c.plan.top_k}), self.ids...);
+    visit("gates", shape_if(any, {tokens, c.plan.top_k}), self.gates...);
+    visit("fraction", shape_if(any, {c.sequences, experts}), self.fraction...);
+    if (any) each_part("plan.", c.plan, visit, self.plan...);
+    visit("row_gates", shape_if(any, {rows}), self.row_gates...);
+    visit("x_rows", shape_if(all, {rows, c.layer.hidden()}), self.x_rows...);
+    visit("gate_up", shape_if(any, {rows, 2 * c.layer.inner}), self.gate_up...);
+    visit("a", shape_if(all, {rows, c.layer.inner}), self.a...);
+    if (c.layer.shared_experts > 0) each_part("shared.", c.shared(), visit, self.shared...);
+  }
+};
+
+template <precision P>
+struct moe_deltas {
+  moe_activation_config config;
+  view<accumulator<P>, 2> dlogits;   // [tokens, experts]
+  view<activation<P>, 2> dy_rows;    // [row capacity, hidden]
+  view<activation<P>, 2> d_gate_up;  // [row capacity, 2 * inner]
+  mlp_deltas<P> shared;
+
+  template <class Visit, class... Self>
+  static void each_field(const moe_activation_config& c, Visit&& visit, Self&... self) {
+    const index_t rows = c.plan.row_capacity();
+    visit("dlogits", shape{c.plan.tokens, c.layer.experts()}, self.dlogits...);
+    visit("dy_rows", shape{rows, c.layer.hidden()}, self.dy_rows...);
+    visit("d_gate_up", shape{rows, 2 * c.layer.inner}, self.d_gate_up...);
+    if (c.layer.shared_experts > 0) each_part("shared.", c.shared(), visit, self.shared...);
+  }
+};
+
+/// The complementary sequence-wise loss (report, eq. 17-20).
+struct balance_options {
+  double coefficient = 0;  // alpha; 0 switches the loss off
+  balance_indicator indicator = balance_indicator::unbiased_top_k;
+};
+
+/// y = shared(x) + Σ_chosen gate · expert(x)
+template <precision P, layout_policy L = default_layout>
+struct moe {
+  moe_config config;
+
+  expert_dispatch<P, L> exchange() const { return {config.experts(), config.router.top_k}; }
+
+  struct forward_args {
+    view<const activation<P>, 2> x;         // [tokens, hidden]
+    moe_weights<P> weights;
+    view<const master<P>, 1> bias;          // [experts]           steers the choice
+    packed_sequences sequence;              // for the balance loss
+    balance_options balance;
+    view<activation<P>, 2> y;               // [tokens, hidden]    written
+    view<double, 1> balance_loss;           // [1]                 added to
+    view<std::int64_t, 1> load = {};        // [experts]           added to when not empty
+    moe_saved<P>* saved = nullptr;          // written unless null
+  };
+  struct backward_data_args {
+    view<const activation<P>, 2> dy;        // [tokens, hidden]
+    moe_weights<P> weights;
+    packed_sequences sequence;
+    balance_options balance;                // coefficient times the gradient that reaches the balance loss
+    const moe_saved<P>& saved;
+    view<const activation<P>, 2> x;         // [tokens, hidden]
+    view<activation<P>, 2> dx;              // [tokens, hidden]    written
+    moe_deltas<P>& deltas;                  // written
+  };
+  struct backward_weights_args {
+    view<const activation<P>, 2> dy;        // [tokens, hidden]
+    view<const activation<P>, 2> x;         // [tokens, hidden]
+    const moe_saved<P>& saved;
+    const moe_deltas<P>& deltas;
+    moe_gradients<P>& gradients;            // added to
+  };
+  struct backward_args {
+    view<const activation<P>, 2> dy;        // [tokens, hidden]
+    view<const activation<P>, 2> x;         // [tokens, hidden]
+    moe_weights<P> weights;
+    packed_sequences sequence;
+    balance_options balance;
+    const moe_saved<P>& saved;
+    view<activation<P>, 2> dx;              // [tokens, hidden]    written
+    moe_gradients<P>& gradients;            // added to
+  };
+
+  template <execution_context Ctx>
+  void forward(Ctx& ctx, const forward_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto& w = args.weights;
+    const moe_saved<P> s = full(ctx, args.saved, args.x.extent(0), args.sequence.sequences());
+    op::router<P>::forward(ctx, {.config = config.router, .x = args.x, .centroids = w.centroids, .bias = args.bias,
+                                 .scores = s.scores, .ids = s.ids, .gates = s.gates, .load = args.load});  // 1
+    op::sequence_balance<P>::forward(
+        ctx, {.scores = s.scores, .ids = s.ids, .sequence = args.sequence, .indicator = args.balance.indicator,
+              .coefficient = args.balance.coefficient, .fraction = s.fraction, .loss = args.balance_loss});  // 2
+    exchange().plan(ctx, s.ids, s.plan);                                                            // 3
+    exchange().dispatch(ctx, args.x, s.plan, s.x_rows);                                             // 4
+    exchange().dispatch_gates(ctx, s.gates, s.plan, s.row_gates);                                   // 5
+    op::grouped_gemm<P>::forward(
+        ctx, {.x = ragged(s, s.x_rows), .w = w.w_gate_up, .y = ragged(s, s.gate_up)});              // 6
+    op::swiglu<P>::forward(ctx, {.gate_up = s.gate_up, .y = s.a, .row_gates = s.row_gates,
+                                 .token_of = s.plan.token_of});                                     // 7
+    const auto y_rows = ctx.scratch.template tensor<activation<P>>(s.x_rows.extent(0), config.hidden());
+    op::grouped_gemm<P>::forward(ctx, {.x = ragged(s, s.a), .w = w.w_down, .y = ragged(s, y_rows)});  // 8
+    if (has_shared()) {
+      mlp_saved<P> shared = s.shared;
+      shared_expert().forward(ctx, {.x = args.x, .weights = w.shared, .y = args.y, .saved = &shared});  // 9
+      exchange().combine(ctx, y_rows, s.plan, args.y, args.y);                                      // 10
+    } else {
+      exchange().combine(ctx, y_rows, s.plan, {}, args.y);
+    }
+  }
+
+  template <execution_context Ctx>
+  void backward_data(Ctx& ctx, const backward_data_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto& w = args.weights;
+    const moe_saved<P>& s = args.saved;
+    moe_deltas<P>& d = args.deltas;
+    const index_t tokens = args.dy.extent(0), rows = s.config.plan.row_capacity();
+    const auto dgates = ctx.scratch.template tensor<accumulator<P>>(tokens, config.router.top_k);
+    {
+      const scratch_frame inner{ctx.scratch};
+      const auto da = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
+      const auto d_row_gates = ctx.scratch.template tensor<accumulator<P>>(rows);
+      exchange().dispatch(ctx, args.dy, s.plan, d.dy_rows);                                         // 10'
+      op::grouped_gemm<P>::backward_data(
+          ctx, {.dy = ragged(s, d.dy_rows), .w = w.w_down, .dx = ragged(s, da)});                   // 8'
+      op::swiglu<P>::backward(ctx, {.dy = da, .gate_up = s.gate_up, .d_gate_up = d.d_gate_up,
+                                    .row_gates = s.row_gates, .d_row_gates = d_row_gates,
+                                    .token_of = s.plan.token_of});                                  // 7'
+      exchange().combine_gates(ctx, d_row_gates, s.plan, dgates);                                   // 5'
+    }
+    if (has_shared())
+      shared_expert().backward_data(ctx, {.dy = args.dy, .weights = w.shared, .saved = s.shared, .dx = args.dx,
+                                          .deltas = d.shared});                                     // 9'
+    {
+      const scratch_frame inner{ctx.scratch};
+      const auto dx_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
+      op::grouped_gemm<P>::backward_data(
+          ctx, {.dy = ragged(s, d.d_gate_up), .w = w.w_gate_up, .dx = ragged(s, dx_rows)});         // 6'
+      if (has_shared()) exchange().combine(ctx, dx_rows, s.plan, args.dx, args.dx);                 // 4'
+      else exchange().combine(ctx, dx_rows, s.plan, {}, args.dx);
+    }
+    view<accumulator<P>, 2> dscores;
+    if (args.balance.coefficient != 0) {
+      dscores = ctx.scratch.template tensor<accumulator<P>>(tokens, config.experts());
+      op::sequence_balance<P>::backward(
+          ctx, {.scores = s.scores, .fraction = s.fraction, .sequence = args.sequence,
+                .coefficient = args.balance.coefficient, .dscores = dscores});                      // 2'
+    }
+    op::router<P>::backward_data(ctx, {.config = config.router, .dgates = dgates, .scores = s.scores, .ids = s.ids,
+                                       .centroids = w.centroids, .dscores = dscores, .dlogits = d.dlogits,
+                                       .dx = args.dx, .into = store::add});                         // 1'
+  }
+
+  template <execution_context Ctx>
+  void backward_weights(Ctx& ctx, const backward_weights_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const moe_saved<P>& s = args.saved;
+    const moe_deltas<P>& d = args.deltas;
+    moe_gradients<P>& g = args.gradients;
+    auto x_rows = s.x_rows;
+    auto a = s.a;
+    if (s.config.kept != keep::everything) {
+      const index_t rows = s.config.plan.row_capacity();
+      x_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
+      a = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
+      exchange().dispatch(ctx, args.x, s.plan, x_rows);                                             // 4 again
+      op::swiglu<P>::forward(
+          ctx, {.gate_up = s.gate_up, .y = a, .row_gates = s.row_gates, .token_of = s.plan.token_of});  // 7 again
+    }
+    op::grouped_gemm<P>::backward_weights(ctx, {.dy = ragged(s, d.dy_rows), .x = ragged(s, a), .dw = g.w_down});  // 8'
+    op::grouped_gemm<P>::backward_weights(
+        ctx, {.dy = ragged(s, d.d_gate_up), .x = ragged(s, x_rows), .dw = g.w_gate_up});            // 6'
+    if (has_shared())
+      shared_expert().backward_weights(ctx, {.dy = args.dy, .x = args.x, .saved = s.shared, .deltas = d.shared,
+                                             .gradients = g.shared});                               // 9'
+    op::router<P>::backward_weights(ctx, {.dlogits = d.dlogits, .x = args.x, .dcentroids = g.centroids});  // 1'
+  }
+
+  template <execution_context Ctx>
+  void backward(Ctx& ctx, const backward_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    auto deltas = ctx.scratch.template bundle<moe_deltas<P>>(args.saved.config);
+    backward_data(ctx, {.dy = args.dy, .weights = args.weights, .sequence = args.sequence, .balance = args.balance,
+                        .saved = args.saved, .x = args.x, .dx = args.dx, .deltas = deltas});
+    backward_weights(ctx, {.dy = args.dy, .x = args.x, .saved = args.saved, .deltas = deltas,
+                           .gradients = args.gradients});
+  }
+
+ private:
+  bool has_shared() const { return config.shared_experts > 0; }
+  mlp<P> shared_expert() const { return {config.shared()}; }
+
+  template <class T>
+  static ragged_view<const T> ragged(const moe_saved<P>& s, view<const T, 2> rows) { return s.plan.ragged(rows); }
+  template <class T>
+  static ragged_view<T> ragged(const moe_saved<P>& s, view<T, 2> rows) { return s.plan.ragged(rows); }
+
+  template <class Ctx>
+  moe_saved<P> full(Ctx& ctx, const moe_saved<P>* saved, index_t tokens, index_t sequences) const {
+    return complete(ctx, saved,
+                    moe_activation_config{config, exchange().plan_config(tokens), sequences, keep::everything});
+  }
+};
+
+}  // namespace dsv3
