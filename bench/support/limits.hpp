@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What this machine can do, measured in the process that reports a share of it: arithmetic by matrix products, memory
-// by copying.
+// What this machine can do, measured in the process that reports a share of it: arithmetic by matrix
+// products, memory by copying.
 #pragma once
 
 #include <dsv3/cpu/host/parallel.hpp>
@@ -37,8 +37,8 @@ inline double measure_matrix_peak(int threads) {
   matrices c(threads, std::vector<float>(n * n));
   const double seconds = best_seconds(8, [&] {
     dsv3::cpu::parallel_parts(threads, threads, [&](dsv3::index_t t) {
-      dsv3::cpu::product(dsv3::cpu::transpose::no, dsv3::cpu::transpose::yes, n, n, n, 1, a[t].data(), n, b[t].data(),
-                         n, 0, c[t].data(), n);
+      dsv3::cpu::product(dsv3::cpu::transpose::no, dsv3::cpu::transpose::yes, n, n, n, 1, a[t].data(), n,
+                         b[t].data(), n, 0, c[t].data(), n);
     });
   });
   return threads * 2.0 * n * n * n / seconds;
@@ -70,6 +70,8 @@ double measured_once(int threads) {
 inline double matrix_peak(int threads) { return detail::measured_once<detail::measure_matrix_peak>(threads); }
 
 /// Bytes per second, read and written ones together, of copying memory that no cache holds.
-inline double copy_bandwidth(int threads) { return detail::measured_once<detail::measure_copy_bandwidth>(threads); }
+inline double copy_bandwidth(int threads) {
+  return detail::measured_once<detail::measure_copy_bandwidth>(threads);
+}
 
 }  // namespace support

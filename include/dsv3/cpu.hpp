@@ -4,8 +4,14 @@
 
 #include <dsv3/dsv3.hpp>
 
+#include <dsv3/cpu/embedding/embedding.hpp>
 #include <dsv3/cpu/expert/permute.hpp>
 #include <dsv3/cpu/expert/swiglu.hpp>
+#include <dsv3/cpu/linear/gemm.hpp>
+#include <dsv3/cpu/linear/grouped_gemm.hpp>
+#include <dsv3/cpu/memory/add.hpp>
+#include <dsv3/cpu/memory/copy.hpp>
+#include <dsv3/cpu/memory/fill.hpp>
 #include <dsv3/cpu/norm/rms_norm.hpp>
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
 #include <dsv3/cpu/routing/balance.hpp>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One serial matrix product on raw pointers: through CBLAS where the build has one, through our blocked loop otherwise.
+// One serial matrix product on raw pointers: through CBLAS where the build has one, through our blocked loop
+// otherwise.
 #pragma once
 
 #include <dsv3/base/index.hpp>
@@ -25,8 +26,9 @@ enum class transpose { no, yes };
 
 namespace detail {
 
-// The loop's tile of sums is register_rows x register_columns and stays in vector registers; blocks of the operands
-// are copied so that the loop reads them in order. The two blocks take depth * (rows + columns) elements of stack.
+// The loop's tile of sums is register_rows x register_columns and stays in vector registers; blocks of the
+// operands are copied so that the loop reads them in order. The two blocks take depth * (rows + columns)
+// elements of stack.
 template <class T>
 struct product_blocks {
 #if defined(__AVX512F__)
@@ -72,13 +74,13 @@ void multiply_panels(index_t depth, const T* a, const T* b, T* sums) {
 
 }  // namespace detail
 
-/// c = alpha · op(a) · op(b) + beta · c  with op(a) [m, k], op(b) [k, n], c [m, n], by our own loop on this thread.
-/// Everything is row-major; lda, ldb, ldc are the distances between stored rows. Any extent may be zero. Where beta
-/// is zero c is never read; where m, n or k is zero or alpha is, a and b are not.
+/// c = alpha · op(a) · op(b) + beta · c  with op(a) [m, k], op(b) [k, n], c [m, n], by our own loop on this
+/// thread. Everything is row-major; lda, ldb, ldc are the distances between stored rows. Any extent may be
+/// zero. Where beta is zero c is never read; where m, n or k is zero or alpha is, a and b are not.
 template <class T>
-void blocked_product(transpose ta, transpose tb, index_t m, index_t n, index_t k, std::type_identity_t<T> alpha,
-                     const T* a, index_t lda, const T* b, index_t ldb, std::type_identity_t<T> beta, T* c,
-                     index_t ldc) {
+void blocked_product(transpose ta, transpose tb, index_t m, index_t n, index_t k,
+                     std::type_identity_t<T> alpha, const T* a, index_t lda, const T* b, index_t ldb,
+                     std::type_identity_t<T> beta, T* c, index_t ldc) {
   using blocks = detail::product_blocks<T>;
   constexpr index_t rows = blocks::register_rows, columns = blocks::register_columns;
   if (k == 0 || alpha == T(0)) {
@@ -95,7 +97,8 @@ void blocked_product(transpose ta, transpose tb, index_t m, index_t n, index_t k
     const T keep = p0 == 0 ? beta : T(1);  // what c holds enters once
     for (index_t j0 = 0; j0 < n; j0 += blocks::columns) {
       const index_t width = std::min(blocks::columns, n - j0);
-      detail::pack_panels<columns>(b + j0 * b_column + p0 * b_depth, b_column, b_depth, width, depth, b_block);
+      detail::pack_panels<columns>(b + j0 * b_column + p0 * b_depth, b_column, b_depth, width, depth,
+                                   b_block);
       for (index_t i0 = 0; i0 < m; i0 += blocks::rows) {
         const index_t height = std::min(blocks::rows, m - i0);
         detail::pack_panels<rows>(a + i0 * a_row + p0 * a_depth, a_row, a_depth, height, depth, a_block);
@@ -121,9 +124,9 @@ void blocked_product(transpose ta, transpose tb, index_t m, index_t n, index_t k
 #if DSV3_BLAS
 namespace detail {
 
-// OpenBLAS on OpenMP asks the calling task how many threads it may use (omp_get_max_threads). That number belongs to
-// the task, not to the process: set to one for the duration of a call it keeps the product on this thread, whether or
-// not we are inside a parallel region, and nobody else can see it.
+// OpenBLAS on OpenMP asks the calling task how many threads it may use (omp_get_max_threads). That number
+// belongs to the task, not to the process: set to one for the duration of a call it keeps the product on this
+// thread, whether or not we are inside a parallel region, and nobody else can see it.
 class calling_thread_only {
  public:
 #if DSV3_OPENMP
@@ -146,12 +149,12 @@ inline int leading_dimension(index_t distance, index_t stored_rows, index_t stor
   return static_cast<int>(stored_rows > 1 ? distance : std::max<index_t>(stored_columns, 1));
 }
 
-inline void gemm_call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, float alpha, const float* a,
-                      int lda, const float* b, int ldb, float beta, float* c, int ldc) {
+inline void gemm_call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, float alpha,
+                      const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc) {
   cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
-inline void gemm_call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, double alpha, const double* a,
-                      int lda, const double* b, int ldb, double beta, double* c, int ldc) {
+inline void gemm_call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, double alpha,
+                      const double* a, int lda, const double* b, int ldb, double beta, double* c, int ldc) {
   cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
@@ -162,7 +165,8 @@ inline bool blas_takes(transpose ta, transpose tb, index_t m, index_t n, index_t
                        index_t ldc) {
   constexpr index_t most = std::numeric_limits<int>::max();
   const auto stored = [](index_t rows, index_t columns, index_t distance) {
-    return rows <= most && columns <= most && (rows <= 1 || (distance >= columns && distance <= most && distance > 0));
+    return rows <= most && columns <= most &&
+           (rows <= 1 || (distance >= columns && distance <= most && distance > 0));
   };
   return stored(m, n, ldc) && (ta == transpose::no ? stored(m, k, lda) : stored(k, m, lda)) &&
          (tb == transpose::no ? stored(k, n, ldb) : stored(n, k, ldb));
@@ -171,7 +175,8 @@ inline bool blas_takes(transpose ta, transpose tb, index_t m, index_t n, index_t
 /// The same by cblas_sgemm or cblas_dgemm, on this thread alone; only where blas_takes.
 template <class T>
 void blas_product(transpose ta, transpose tb, index_t m, index_t n, index_t k, std::type_identity_t<T> alpha,
-                  const T* a, index_t lda, const T* b, index_t ldb, std::type_identity_t<T> beta, T* c, index_t ldc) {
+                  const T* a, index_t lda, const T* b, index_t ldb, std::type_identity_t<T> beta, T* c,
+                  index_t ldc) {
   [[maybe_unused]] const detail::calling_thread_only here;
   const bool na = ta == transpose::no, nb = tb == transpose::no;
   detail::gemm_call(na ? CblasNoTrans : CblasTrans, nb ? CblasNoTrans : CblasTrans, static_cast<int>(m),
@@ -182,11 +187,12 @@ void blas_product(transpose ta, transpose tb, index_t m, index_t n, index_t k, s
 }
 #endif
 
-/// The product everything in the CPU wing uses: CBLAS where the build has one and it can express the product, our
-/// loop otherwise. Serial; call it from the parts of a parallel loop, or on the calling thread.
+/// The product everything in the CPU wing uses: CBLAS where the build has one and it can express the product,
+/// our loop otherwise. Serial; call it from the parts of a parallel loop, or on the calling thread.
 template <class T>
-void product(transpose ta, transpose tb, index_t m, index_t n, index_t k, std::type_identity_t<T> alpha, const T* a,
-             index_t lda, const T* b, index_t ldb, std::type_identity_t<T> beta, T* c, index_t ldc) {
+void product(transpose ta, transpose tb, index_t m, index_t n, index_t k, std::type_identity_t<T> alpha,
+             const T* a, index_t lda, const T* b, index_t ldb, std::type_identity_t<T> beta, T* c,
+             index_t ldc) {
 #if DSV3_BLAS
   if (blas_takes(ta, tb, m, n, k, lda, ldb, ldc)) {
     blas_product(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
@@ -196,4 +202,4 @@ void product(transpose ta, transpose tb, index_t m, index_t n, index_t k, std::t
   blocked_product(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-}  // namespace dsv3::cpu
+}  // namespace dsv3::inline DSV3_ABI::cpu
