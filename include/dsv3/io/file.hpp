@@ -56,6 +56,28 @@ inline std::string folder_of(const std::string& path) {
   return folder.empty() ? "." : folder;
 }
 
+/// Writes all of `bytes`; answers 0, or the number of the error, with `offset` moved past what was written.
+inline int write_fully(const descriptor& handle, std::uint64_t& offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ::ssize_t written =
+        ::pwrite(handle.number(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return written < 0 ? errno : ENOSPC;
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    offset += static_cast<std::uint64_t>(written);
+  }
+  return 0;
+}
+
+[[noreturn]] inline void raise_write(const std::string& path, std::uint64_t wanted, int number) {
+  const std::string bytes = std::to_string(wanted) + " more bytes";
+  if (number != ENOSPC && number != EDQUOT) raise_file(path, bytes + " cannot be written", number);
+  struct ::statvfs room = {};
+  const bool known = ::statvfs(folder_of(path).c_str(), &room) == 0;
+  raise(path + ": disk full, " + bytes + " wanted" +
+        (known ? ", " + std::to_string(std::uint64_t{room.f_bavail} * room.f_frsize) + " free" : ""));
+}
+
 /// Puts the names in a folder on the disk: a rename is durable only after this.
 inline void sync_folder(const std::string& folder) {
   const descriptor handle{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
@@ -153,15 +175,10 @@ class atomic_file {
 
   /// Writes anywhere; a gap that is never written reads as zeros.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const ::ssize_t written =
-          ::pwrite(handle_.number(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
-      if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) fail(bytes.size(), written < 0 ? errno : ENOSPC);
-      bytes = bytes.subspan(static_cast<std::size_t>(written));
-      offset += static_cast<std::uint64_t>(written);
-      if (offset > size_) size_ = offset;
-    }
+    const std::uint64_t begin = offset;
+    const int number = detail::write_fully(handle_, offset, bytes);
+    if (number != 0) fail(bytes.size() - (offset - begin), number);
+    if (offset > size_) size_ = offset;
   }
 
   /// Everything on the disk, then the name, then the name on the disk.
@@ -195,22 +212,41 @@ class atomic_file {
   }
 
   [[noreturn]] void fail(std::uint64_t wanted, int number) {
-    const std::string folder = detail::folder_of(path_);
-    std::string sentence = path_ + ": writing " + std::to_string(wanted) + " bytes after " +
-                           std::to_string(size_) + " failed: " + std::strerror(number);
-    if (number == ENOSPC || number == EDQUOT) {
-      sentence = path_ + ": disk full, " + std::to_string(wanted) + " more bytes wanted";
-      struct ::statvfs room = {};
-      if (::statvfs(folder.c_str(), &room) == 0)
-        sentence += ", " + std::to_string(std::uint64_t{room.f_bavail} * room.f_frsize) + " free";
-    }
     discard();
-    raise(sentence);
+    detail::raise_write(path_, wanted, number);
   }
 
   std::string path_, temporary_;
   detail::descriptor handle_;
   std::uint64_t size_ = 0;
+};
+
+/// A file that grows by whole records, each handed to the system at once; what a log writes to.
+class growing_file {
+ public:
+  /// Keeps the first `keep_bytes` of what exists; creates the file where none exists.
+  explicit growing_file(std::string path, std::uint64_t keep_bytes = 0)
+      : path_(std::move(path)), size_(keep_bytes) {
+    handle_ = detail::descriptor{::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)};
+    if (handle_.number() < 0) detail::raise_file(path_, "cannot be opened for writing", errno);
+    if (::ftruncate(handle_.number(), static_cast<off_t>(keep_bytes)) != 0)
+      detail::raise_file(path_, "cannot be shortened", errno);
+  }
+
+  /// A record that did not fit is overwritten by the next one that does.
+  void append(std::string_view record) {
+    std::uint64_t end = size_;
+    const int number = detail::write_fully(handle_, end, std::as_bytes(std::span(record)));
+    if (number != 0) detail::raise_write(path_, record.size() - (end - size_), number);
+    size_ = end;
+  }
+
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  detail::descriptor handle_;
+  std::uint64_t size_;
 };
 
 /// Writes a whole small file atomically.

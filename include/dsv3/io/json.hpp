@@ -174,7 +174,8 @@ inline constexpr integer_range positive{1}, not_negative{0};
 ///     require(fields.unknown());
 ///     //  config.json: hiden_size is not a known key, the nearest is hidden_size
 ///
-/// A getter with a fallback gives it where the key is missing or null. The value read must outlive the fields.
+/// A getter with a fallback gives it where the key is missing or null. The value read must outlive the
+/// fields.
 class json_fields {
  public:
   json_fields(const json& object, std::string where) : object_(&object), where_(std::move(where)) {
