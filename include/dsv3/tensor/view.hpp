@@ -123,6 +123,7 @@ class view {
 
   /// True when the elements fill one gapless stretch of memory in row-major order.
   DSV3_HOST_DEVICE constexpr bool contiguous() const {
+    if (empty()) return true;
     index_t stride = 1;
     for (int axis = Rank - 1; axis >= 0; --axis) {
       if (extents_[axis] != 1 && strides_[axis] != stride) return false;

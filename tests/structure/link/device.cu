@@ -12,7 +12,8 @@ float device_sum(dsv3::view<const dsv3::bf16, 2> values) { return 2 * host_sum(v
 
 float device_last(const dsv3::ragged_view<const float>& rows, const dsv3::paged_view<const float>& cache,
                   const dsv3::scaled_view<dsv3::bf16, dsv3::tile<1, 128>>& scaled) {
-  return rows.group(1)(0, 1) + cache.row(0, 1)(1) + static_cast<float>(scaled.values(0, 5)) * scaled.scale_of(0, 5);
+  return rows.group(1)(0, 1) + cache.row(0, 1)(1) +
+         static_cast<float>(scaled.values(0, 5)) * scaled.scale_of(0, 5);
 }
 
 dsv3::status device_status(const dsv3::cpu_context<>& ctx, const across_tensors<dsv3::bf16>& bundle) {

@@ -12,7 +12,8 @@ float host_sum(dsv3::view<const dsv3::bf16, 2> values) {
 }
 
 dsv3::shape host_shape(const across_tensors<dsv3::bf16>& bundle, const dsv3::random_stream& random) {
-  return {bundle.matrix.extent(0), bundle.matrix.extent(1), static_cast<dsv3::index_t>(random.at(0).value[0])};
+  return {bundle.matrix.extent(0), bundle.matrix.extent(1),
+          static_cast<dsv3::index_t>(random.at(0).value[0])};
 }
 
 int main() {
@@ -22,12 +23,13 @@ int main() {
 
   const std::int32_t offsets[] = {0, 1, 2}, counts[] = {1, 1}, table[] = {0}, lengths[] = {2};
   const float rows[] = {1, 2, 3, 4};
-  const dsv3::ragged_view<const float> ragged{dsv3::view{rows, 2, 2}, dsv3::view{offsets, 3}, dsv3::view{counts, 2}};
+  const dsv3::ragged_view<const float> ragged{dsv3::view{rows, 2, 2}, dsv3::view{offsets, 3},
+                                              dsv3::view{counts, 2}};
   const dsv3::paged_view<const float> paged{dsv3::view{rows, 1, 2, 2}, dsv3::view{table, 1, 1},
                                             dsv3::view{lengths, 1}};
   float scale[] = {10};
-  const dsv3::scaled_view<dsv3::bf16, dsv3::tile<1, 128>> scaled{dsv3::view{values, 1, 6},
-                                                                dsv3::view<float, 2, dsv3::strided>{scale, 1, 1}};
+  const dsv3::scaled_view<dsv3::bf16, dsv3::tile<1, 128>> scaled{
+      dsv3::view{values, 1, 6}, dsv3::view<float, 2, dsv3::strided>{scale, 1, 1}};
   if (device_last(ragged, paged, scaled) != 4 + 4 + 60) return 2;
 
   dsv3::cpu_context<> ctx{.threads = 3};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Functions that one compiler defines and the other calls; every public type of floors 0 to 2 that crosses is named.
+// Functions that one compiler defines and the other calls; every public type of floors 0 to 2 that crosses is
+// named.
 #pragma once
 
 #include <dsv3/exec/context.hpp>

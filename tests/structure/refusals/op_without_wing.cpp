@@ -11,6 +11,7 @@
 
 void normalize(const float* x, const float* gain, float* y, int tokens, int hidden) {
   dsv3::cpu_context<> ctx;
-  dsv3::op::rms_norm<dsv3::fp32>::forward(
-      ctx, {.x = dsv3::view{x, tokens, hidden}, .gain = dsv3::view{gain, hidden}, .y = dsv3::view{y, tokens, hidden}});
+  dsv3::op::rms_norm<dsv3::fp32>::forward(ctx, {.x = dsv3::view{x, tokens, hidden},
+                                                .gain = dsv3::view{gain, hidden},
+                                                .y = dsv3::view{y, tokens, hidden}});
 }
