@@ -4,6 +4,7 @@
 
 #include <dsv3/dsv3.hpp>
 
+#include <dsv3/cpu/attention/mla_attention.hpp>
 #include <dsv3/cpu/embedding/embedding.hpp>
 #include <dsv3/cpu/expert/permute.hpp>
 #include <dsv3/cpu/expert/swiglu.hpp>
