@@ -14,8 +14,8 @@ enum class feed_forward { dense, experts };
 struct block_config {
   mla_config attention;
   feed_forward kind = feed_forward::dense;
-  mlp_config dense;     // where kind is dense
-  moe_config experts;   // where kind is experts
+  mlp_config dense;    // where kind is dense
+  moe_config experts;  // where kind is experts
   double epsilon = 1e-6;
 
   index_t hidden() const { return attention.hidden; }
@@ -24,19 +24,21 @@ struct block_config {
 template <class Matrix, class Vector = Matrix>
 struct block_tensors {
   block_config config;
-  view<Vector, 1> g_attention;               // [hidden]    norm before the attention
+  view<Vector, 1> g_attention;  // [hidden]    norm before the attention
   mla_tensors<Matrix, Vector> attention;
-  view<Vector, 1> g_feed_forward;            // [hidden]    norm before the feed-forward
-  mlp_tensors<Matrix> dense;                 // where config.kind is dense
-  moe_tensors<Matrix, Vector> experts;       // where config.kind is experts
+  view<Vector, 1> g_feed_forward;       // [hidden]    norm before the feed-forward
+  mlp_tensors<Matrix> dense;            // where config.kind is dense
+  moe_tensors<Matrix, Vector> experts;  // where config.kind is experts
 
   template <class Visit, class... Self>
   static void each_field(const block_config& c, Visit&& visit, Self&... self) {
     visit("input_layernorm.weight", shape{c.hidden()}, self.g_attention...);
     each_part("self_attn.", c.attention, visit, self.attention...);
     visit("post_attention_layernorm.weight", shape{c.hidden()}, self.g_feed_forward...);
-    if (c.kind == feed_forward::dense) each_part("mlp.", c.dense, visit, self.dense...);
-    else each_part("mlp.", c.experts, visit, self.experts...);
+    if (c.kind == feed_forward::dense)
+      each_part("mlp.", c.dense, visit, self.dense...);
+    else
+      each_part("mlp.", c.experts, visit, self.experts...);
   }
 
   template <class M = Matrix>
@@ -46,9 +48,12 @@ struct block_tensors {
   }
 };
 
-template <precision P> using block_storage = block_tensors<weight<P>, master<P>>;
-template <precision P> using block_weights = block_tensors<const weight<P>, const master<P>>;
-template <precision P> using block_gradients = block_tensors<gradient<P>>;
+template <precision P>
+using block_storage = block_tensors<weight<P>, master<P>>;
+template <precision P>
+using block_weights = block_tensors<const weight<P>, const master<P>>;
+template <precision P>
+using block_gradients = block_tensors<gradient<P>>;
 
 struct block_activation_config {
   block_config layer;
@@ -84,8 +89,10 @@ struct block_saved {
     visit("s", shape_if(any, {c.tokens, hidden}), self.s...);
     visit("s_rstd", shape_if(any, {c.tokens}), self.s_rstd...);
     visit("m", shape_if(all, {c.tokens, hidden}), self.m...);
-    if (c.layer.kind == feed_forward::dense) each_part("dense.", c.dense(), visit, self.dense...);
-    else each_part("experts.", c.experts(), visit, self.experts...);
+    if (c.layer.kind == feed_forward::dense)
+      each_part("dense.", c.dense(), visit, self.dense...);
+    else
+      each_part("experts.", c.experts(), visit, self.experts...);
   }
 };
 
@@ -106,8 +113,10 @@ struct block_deltas {
     visit("ds", shape{c.tokens, hidden}, self.ds...);
     visit("dn", shape{c.tokens, hidden}, self.dn...);
     each_part("attention.", c.attention(), visit, self.attention...);
-    if (c.layer.kind == feed_forward::dense) each_part("dense.", c.dense(), visit, self.dense...);
-    else each_part("experts.", c.experts(), visit, self.experts...);
+    if (c.layer.kind == feed_forward::dense)
+      each_part("dense.", c.dense(), visit, self.dense...);
+    else
+      each_part("experts.", c.experts(), visit, self.experts...);
   }
 };
 
@@ -124,40 +133,40 @@ struct block {
     balance_options balance = {};
   };
   struct forward_args {
-    view<const activation<P>, 2> x;      // [tokens, hidden]
+    view<const activation<P>, 2> x;  // [tokens, hidden]
     block_weights<P> weights;
     batch_args batch;
-    view<activation<P>, 2> y;            // [tokens, hidden]    written
-    view<double, 1> balance_loss;        // [1]                 added to
-    view<std::int64_t, 1> load = {};     // [experts]           added to when not empty
-    block_saved<P>* saved = nullptr;     // written unless null
+    view<activation<P>, 2> y;         // [tokens, hidden]    written
+    view<double, 1> balance_loss;     // [1]                 added to
+    view<std::int64_t, 1> load = {};  // [experts]           added to when not empty
+    block_saved<P>* saved = nullptr;  // written unless null
   };
   struct backward_data_args {
-    view<const activation<P>, 2> dy;     // [tokens, hidden]
-    view<const activation<P>, 2> x;      // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
     block_weights<P> weights;
-    batch_args batch;                    // as forward's; balance.coefficient times the gradient that reaches the loss
+    batch_args batch;  // as forward's; balance.coefficient times the gradient that reaches the loss
     const block_saved<P>& saved;
-    view<activation<P>, 2> dx;           // [tokens, hidden]    written
-    block_deltas<P>& deltas;             // written
+    view<activation<P>, 2> dx;  // [tokens, hidden]    written
+    block_deltas<P>& deltas;    // written
   };
   struct backward_weights_args {
-    view<const activation<P>, 2> dy;     // [tokens, hidden]
-    view<const activation<P>, 2> x;      // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
     block_weights<P> weights;
     batch_args batch;
     const block_saved<P>& saved;
     const block_deltas<P>& deltas;
-    block_gradients<P>& gradients;       // added to
+    block_gradients<P>& gradients;  // added to
   };
   struct backward_args {
-    view<const activation<P>, 2> dy;     // [tokens, hidden]
-    view<const activation<P>, 2> x;      // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
     block_weights<P> weights;
     batch_args batch;
     const block_saved<P>& saved;
-    view<activation<P>, 2> dx;           // [tokens, hidden]    written
-    block_gradients<P>& gradients;       // added to
+    view<activation<P>, 2> dx;      // [tokens, hidden]    written
+    block_gradients<P>& gradients;  // added to
   };
 
   block_activation_config activation_config(index_t tokens, index_t sequences, keep kept) const {
@@ -178,18 +187,34 @@ struct block {
     if (s.m.empty()) s.m = ctx.scratch.template tensor<activation<P>>(tokens, hidden);
     if (s.s.empty()) s.s = ctx.scratch.template tensor<activation<P>>(tokens, hidden);
     op::rms_norm<P>::forward(
-        ctx, {.x = args.x, .gain = w.g_attention, .y = s.n, .rstd = s.x_rstd, .epsilon = config.epsilon});   // 1
-    attention().forward(ctx, {.x = s.n, .weights = w.attention, .sequence = args.batch.sequence,
-                              .rope = args.batch.rope, .y = u, .saved = keeps ? &s.attention : nullptr});    // 2
-    op::rms_norm<P>::forward(ctx, {.x = u, .gain = w.g_feed_forward, .y = s.m, .rstd = s.s_rstd,
-                                   .residual = args.x, .sum = s.s, .epsilon = config.epsilon});              // 3
+        ctx,
+        {.x = args.x, .gain = w.g_attention, .y = s.n, .rstd = s.x_rstd, .epsilon = config.epsilon});  // 1
+    attention().forward(ctx, {.x = s.n,
+                              .weights = w.attention,
+                              .sequence = args.batch.sequence,
+                              .rope = args.batch.rope,
+                              .y = u,
+                              .saved = keeps ? &s.attention : nullptr});  // 2
+    op::rms_norm<P>::forward(ctx, {.x = u,
+                                   .gain = w.g_feed_forward,
+                                   .y = s.m,
+                                   .rstd = s.s_rstd,
+                                   .residual = args.x,
+                                   .sum = s.s,
+                                   .epsilon = config.epsilon});  // 3
     if (has_experts())
-      experts().forward(ctx, {.x = s.m, .weights = w.experts, .bias = args.batch.bias,
-                              .sequence = args.batch.sequence, .balance = args.batch.balance, .y = u,
-                              .balance_loss = args.balance_loss, .load = args.load,
-                              .saved = keeps ? &s.experts : nullptr});                                       // 4
-    else dense().forward(ctx, {.x = s.m, .weights = w.dense, .y = u, .saved = keeps ? &s.dense : nullptr});
-    op::add<P>::forward(ctx, {.a = s.s, .b = u, .y = args.y});                                               // 5
+      experts().forward(ctx, {.x = s.m,
+                              .weights = w.experts,
+                              .bias = args.batch.bias,
+                              .sequence = args.batch.sequence,
+                              .balance = args.batch.balance,
+                              .y = u,
+                              .balance_loss = args.balance_loss,
+                              .load = args.load,
+                              .saved = keeps ? &s.experts : nullptr});  // 4
+    else
+      dense().forward(ctx, {.x = s.m, .weights = w.dense, .y = u, .saved = keeps ? &s.dense : nullptr});
+    op::add<P>::forward(ctx, {.a = s.s, .b = u, .y = args.y});  // 5
   }
 
   template <execution_context Ctx>
@@ -209,10 +234,24 @@ struct block {
     const scratch_frame frame{ctx.scratch};
     const block_saved<P> s = restored(ctx, args);  // once for both halves
     auto deltas = ctx.scratch.template bundle<block_deltas<P>>(s.config);
-    data_half(ctx, backward_data_args{.dy = args.dy, .x = args.x, .weights = args.weights, .batch = args.batch,
-                                      .saved = s, .dx = args.dx, .deltas = deltas}, s);
-    weight_half(ctx, backward_weights_args{.dy = args.dy, .x = args.x, .weights = args.weights, .batch = args.batch,
-                                           .saved = s, .deltas = deltas, .gradients = args.gradients}, s);
+    data_half(ctx,
+              backward_data_args{.dy = args.dy,
+                                 .x = args.x,
+                                 .weights = args.weights,
+                                 .batch = args.batch,
+                                 .saved = s,
+                                 .dx = args.dx,
+                                 .deltas = deltas},
+              s);
+    weight_half(ctx,
+                backward_weights_args{.dy = args.dy,
+                                      .x = args.x,
+                                      .weights = args.weights,
+                                      .batch = args.batch,
+                                      .saved = s,
+                                      .deltas = deltas,
+                                      .gradients = args.gradients},
+                s);
   }
 
  private:
@@ -221,8 +260,8 @@ struct block {
   mlp<P> dense() const { return {config.dense}; }
   moe<P, L> experts() const { return {config.experts}; }
 
-  // What backward reads: as saved; with the norms' outputs computed again; or the whole block forward once more, in
-  // scratch. The load is not counted a second time.
+  // What backward reads: as saved; with the norms' outputs computed again; or the whole block forward once
+  // more, in scratch. The load is not counted a second time.
   template <class Ctx, class Args>
   block_saved<P> restored(Ctx& ctx, const Args& args) const {
     const auto& w = args.weights;
@@ -235,16 +274,19 @@ struct block {
       const auto y = ctx.scratch.template tensor<activation<P>>(c.tokens, config.hidden());
       const auto discarded = ctx.scratch.template tensor<double>(1);  // this balance loss was counted before
       op::fill<double>::constant(ctx, {.y = discarded, .value = 0});
-      forward(ctx, {.x = args.x, .weights = w, .batch = args.batch, .y = y, .balance_loss = discarded,
-                    .saved = &s});
+      forward(
+          ctx,
+          {.x = args.x, .weights = w, .batch = args.batch, .y = y, .balance_loss = discarded, .saved = &s});
       return s;
     }
     block_saved<P> s = args.saved;
     if (s.n.empty()) {
       s.n = ctx.scratch.template tensor<activation<P>>(c.tokens, config.hidden());
       s.m = ctx.scratch.template tensor<activation<P>>(c.tokens, config.hidden());
-      op::rms_norm<P>::forward(ctx, {.x = args.x, .gain = w.g_attention, .y = s.n, .epsilon = config.epsilon});
-      op::rms_norm<P>::forward(ctx, {.x = s.s, .gain = w.g_feed_forward, .y = s.m, .epsilon = config.epsilon});
+      op::rms_norm<P>::forward(ctx,
+                               {.x = args.x, .gain = w.g_attention, .y = s.n, .epsilon = config.epsilon});
+      op::rms_norm<P>::forward(ctx,
+                               {.x = s.s, .gain = w.g_feed_forward, .y = s.m, .epsilon = config.epsilon});
     }
     return s;
   }
@@ -254,19 +296,36 @@ struct block {
     const auto& w = args.weights;
     block_deltas<P>& d = args.deltas;
     if (has_experts())
-      experts().backward_data(ctx, {.dy = args.dy, .weights = w.experts, .sequence = args.batch.sequence,
-                                    .balance = args.batch.balance, .saved = s.experts, .x = s.m, .dx = d.dm,
-                                    .deltas = d.experts});                                                   // 4'
+      experts().backward_data(ctx, {.dy = args.dy,
+                                    .weights = w.experts,
+                                    .sequence = args.batch.sequence,
+                                    .balance = args.batch.balance,
+                                    .saved = s.experts,
+                                    .x = s.m,
+                                    .dx = d.dm,
+                                    .deltas = d.experts});  // 4'
     else
       dense().backward_data(
           ctx, {.dy = args.dy, .weights = w.dense, .saved = s.dense, .dx = d.dm, .deltas = d.dense});
-    op::rms_norm<P>::backward(ctx, {.dy = d.dm, .x = s.s, .gain = w.g_feed_forward, .rstd = s.s_rstd, .dx = d.ds,
-                                    .d_residual = args.dy});                                                 // 5' 3'
-    attention().backward_data(ctx, {.dy = d.ds, .weights = w.attention, .sequence = args.batch.sequence,
-                                    .rope = args.batch.rope, .saved = s.attention, .dx = d.dn,
-                                    .deltas = d.attention});                                                 // 2'
-    op::rms_norm<P>::backward(ctx, {.dy = d.dn, .x = args.x, .gain = w.g_attention, .rstd = s.x_rstd,
-                                    .dx = args.dx, .d_residual = d.ds});                                     // 1'
+    op::rms_norm<P>::backward(ctx, {.dy = d.dm,
+                                    .x = s.s,
+                                    .gain = w.g_feed_forward,
+                                    .rstd = s.s_rstd,
+                                    .dx = d.ds,
+                                    .d_residual = args.dy});  // 5' 3'
+    attention().backward_data(ctx, {.dy = d.ds,
+                                    .weights = w.attention,
+                                    .sequence = args.batch.sequence,
+                                    .rope = args.batch.rope,
+                                    .saved = s.attention,
+                                    .dx = d.dn,
+                                    .deltas = d.attention});  // 2'
+    op::rms_norm<P>::backward(ctx, {.dy = d.dn,
+                                    .x = args.x,
+                                    .gain = w.g_attention,
+                                    .rstd = s.x_rstd,
+                                    .dx = args.dx,
+                                    .d_residual = d.ds});  // 1'
   }
 
   template <class Ctx>
@@ -276,17 +335,24 @@ struct block {
     block_gradients<P>& g = args.gradients;
     if (has_experts())
       experts().backward_weights(
-          ctx, {.dy = args.dy, .x = s.m, .saved = s.experts, .deltas = d.experts, .gradients = g.experts});  // 4'
+          ctx,
+          {.dy = args.dy, .x = s.m, .saved = s.experts, .deltas = d.experts, .gradients = g.experts});  // 4'
     else
       dense().backward_weights(
           ctx, {.dy = args.dy, .x = s.m, .saved = s.dense, .deltas = d.dense, .gradients = g.dense});
     op::rms_norm<P>::backward(
-        ctx, {.dy = d.dm, .x = s.s, .gain = w.g_feed_forward, .rstd = s.s_rstd, .dgain = g.g_feed_forward});  // 3'
-    attention().backward_weights(ctx, {.dy = d.ds, .x = s.n, .weights = w.attention, .saved = s.attention,
-                                       .deltas = d.attention, .gradients = g.attention});                    // 2'
+        ctx,
+        {.dy = d.dm, .x = s.s, .gain = w.g_feed_forward, .rstd = s.s_rstd, .dgain = g.g_feed_forward});  // 3'
+    attention().backward_weights(ctx, {.dy = d.ds,
+                                       .x = s.n,
+                                       .weights = w.attention,
+                                       .saved = s.attention,
+                                       .deltas = d.attention,
+                                       .gradients = g.attention});  // 2'
     op::rms_norm<P>::backward(
-        ctx, {.dy = d.dn, .x = args.x, .gain = w.g_attention, .rstd = s.x_rstd, .dgain = g.g_attention});    // 1'
+        ctx,
+        {.dy = d.dn, .x = args.x, .gain = w.g_attention, .rstd = s.x_rstd, .dgain = g.g_attention});  // 1'
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

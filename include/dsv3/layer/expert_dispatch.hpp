@@ -16,7 +16,8 @@ struct expert_dispatch {
     using layout = typename L::experts;
     if constexpr (requires { layout::alignment; })
       return {.tokens = tokens, .top_k = top_k, .experts = experts, .alignment = layout::alignment};
-    else return {.tokens = tokens, .top_k = top_k, .experts = experts, .masked = true};
+    else
+      return {.tokens = tokens, .top_k = top_k, .experts = experts, .masked = true};
   }
 
   template <execution_context Ctx>
@@ -47,4 +48,4 @@ struct expert_dispatch {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

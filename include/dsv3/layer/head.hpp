@@ -36,22 +36,22 @@ struct head {
   index_t chunk_tokens = 512;
 
   struct forward_args {
-    view<const activation<P>, 2> x;           // [tokens, hidden]    normed
-    view<const weight<P>, 2> w;               // [vocab, hidden]
-    view<const std::int32_t, 1> targets;      // [tokens]            -1: no target
-    double scale = 1;                         // usually 1 / number of targets
-    view<double, 1> loss;                     // [1]                 added to
-    view<accumulator<P>, 2> logits = {};      // [tokens, vocab]     written when not empty
-    head_saved<P>* saved = nullptr;           // written unless null
+    view<const activation<P>, 2> x;       // [tokens, hidden]    normed
+    view<const weight<P>, 2> w;           // [vocab, hidden]
+    view<const std::int32_t, 1> targets;  // [tokens]            -1: no target
+    double scale = 1;                     // usually 1 / number of targets
+    view<double, 1> loss;                 // [1]                 added to
+    view<accumulator<P>, 2> logits = {};  // [tokens, vocab]     written when not empty
+    head_saved<P>* saved = nullptr;       // written unless null
   };
   struct backward_args {
-    view<const activation<P>, 2> x;           // [tokens, hidden]
-    view<const weight<P>, 2> w;               // [vocab, hidden]
-    view<const std::int32_t, 1> targets;      // [tokens]
-    double scale = 1;                         // forward's scale times the gradient that reaches the loss
+    view<const activation<P>, 2> x;       // [tokens, hidden]
+    view<const weight<P>, 2> w;           // [vocab, hidden]
+    view<const std::int32_t, 1> targets;  // [tokens]
+    double scale = 1;                     // forward's scale times the gradient that reaches the loss
     const head_saved<P>& saved;
-    view<activation<P>, 2> dx;                // [tokens, hidden]    written
-    view<gradient<P>, 2> dw;                  // [vocab, hidden]     added to
+    view<activation<P>, 2> dx;  // [tokens, hidden]    written
+    view<gradient<P>, 2> dw;    // [vocab, hidden]     added to
   };
 
   template <execution_context Ctx>
@@ -60,16 +60,23 @@ struct head {
       const scratch_frame frame{ctx.scratch};
       const bool keeps_logits = args.saved != nullptr && !args.saved->logits.empty();
       view<accumulator<P>, 2> logits;
-      if (keeps_logits) logits = args.saved->logits.rows(begin, end);
-      else if (!args.logits.empty()) logits = args.logits.rows(begin, end);
-      else logits = ctx.scratch.template tensor<accumulator<P>>(end - begin, args.w.extent(0));
+      if (keeps_logits)
+        logits = args.saved->logits.rows(begin, end);
+      else if (!args.logits.empty())
+        logits = args.logits.rows(begin, end);
+      else
+        logits = ctx.scratch.template tensor<accumulator<P>>(end - begin, args.w.extent(0));
       const auto lse = args.saved != nullptr ? args.saved->lse.rows(begin, end)
                                              : ctx.scratch.template tensor<accumulator<P>>(end - begin);
       product::forward(ctx, {.x = args.x.rows(begin, end), .w = args.w, .y = logits});  // 1
-      loss::forward(ctx, {.logits = logits, .targets = args.targets.rows(begin, end), .scale = args.scale,
-                          .loss = args.loss, .lse = lse});                              // 2
+      loss::forward(ctx, {.logits = logits,
+                          .targets = args.targets.rows(begin, end),
+                          .scale = args.scale,
+                          .loss = args.loss,
+                          .lse = lse});  // 2
       if (keeps_logits && !args.logits.empty())
-        op::copy<accumulator<P>, accumulator<P>>::forward(ctx, {.x = logits, .y = args.logits.rows(begin, end)});
+        op::copy<accumulator<P>, accumulator<P>>::forward(ctx,
+                                                          {.x = logits, .y = args.logits.rows(begin, end)});
     });
   }
 
@@ -80,10 +87,15 @@ struct head {
       const auto x = args.x.rows(begin, end);
       const auto dlogits = ctx.scratch.template tensor<accumulator<P>>(end - begin, args.w.extent(0));
       view<const accumulator<P>, 2> logits = dlogits;
-      if (args.saved.logits.empty()) product::forward(ctx, {.x = x, .w = args.w, .y = dlogits});  // 1 again
-      else logits = args.saved.logits.rows(begin, end);
-      loss::backward(ctx, {.logits = logits, .targets = args.targets.rows(begin, end),
-                           .lse = args.saved.lse.rows(begin, end), .scale = args.scale, .dlogits = dlogits});  // 2'
+      if (args.saved.logits.empty())
+        product::forward(ctx, {.x = x, .w = args.w, .y = dlogits});  // 1 again
+      else
+        logits = args.saved.logits.rows(begin, end);
+      loss::backward(ctx, {.logits = logits,
+                           .targets = args.targets.rows(begin, end),
+                           .lse = args.saved.lse.rows(begin, end),
+                           .scale = args.scale,
+                           .dlogits = dlogits});                                                  // 2'
       product::backward_data(ctx, {.dy = dlogits, .w = args.w, .dx = args.dx.rows(begin, end)});  // 1'
       product::backward_weights(ctx, {.dy = dlogits, .x = x, .dw = args.dw});
     });
@@ -95,8 +107,9 @@ struct head {
 
   template <class Body>
   void each_chunk(index_t tokens, Body&& body) const {
-    for (index_t begin = 0; begin < tokens; begin += chunk_tokens) body(begin, std::min(begin + chunk_tokens, tokens));
+    for (index_t begin = 0; begin < tokens; begin += chunk_tokens)
+      body(begin, std::min(begin + chunk_tokens, tokens));
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -10,16 +10,19 @@
 namespace dsv3::inline DSV3_ABI {
 
 /// everything  no recomputation
-/// attention   the attention core's results and the narrow latents stay; norms, up-projections, SwiGLU outputs and
+/// attention   the attention core's results and the narrow latents stay; norms, up-projections, SwiGLU
+/// outputs and
 ///             expert inputs are computed again (report, section 3.2.3)
 /// inputs      only a block's input stays; the whole block is computed again
 enum class keep { everything, attention, inputs };
 
 /// The shape of a field that exists only if `kept`.
-inline shape shape_if(bool kept, std::initializer_list<index_t> extents) { return kept ? shape(extents) : shape{}; }
+inline shape shape_if(bool kept, std::initializer_list<index_t> extents) {
+  return kept ? shape(extents) : shape{};
+}
 
-/// A saved bundle of config `all` with the fields that `saved` holds, and scratch in the place of those it does not.
-/// Null: all of it is scratch. Call inside a scratch_frame.
+/// A saved bundle of config `all` with the fields that `saved` holds, and scratch in the place of those it
+/// does not. Null: all of it is scratch. Call inside a scratch_frame.
 template <class Saved, execution_context Ctx, class Config>
 Saved complete(Ctx& ctx, const Saved* saved, const Config& all) {
   Saved result = saved == nullptr ? Saved{} : *saved;
@@ -28,10 +31,11 @@ Saved complete(Ctx& ctx, const Saved* saved, const Config& all) {
       [&](const std::string&, const shape& s, auto& field) {
         using field_view = std::remove_reference_t<decltype(field)>;
         if (field.empty() && s.elements() > 0)
-          field = field_view::of_shape(ctx.scratch.template take<typename field_view::element>(s.elements()), s);
+          field =
+              field_view::of_shape(ctx.scratch.template take<typename field_view::element>(s.elements()), s);
       },
       result);
   return result;
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

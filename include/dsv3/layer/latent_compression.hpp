@@ -18,36 +18,39 @@ struct latent_compression {
     view<const weight<P>, 2> w_up;    // [out, rank]
   };
   struct gradients {
-    view<gradient<P>, 2> w_down;      // [rank + extra, hidden]
-    view<gradient<P>, 1> gain;        // [rank]
-    view<gradient<P>, 2> w_up;        // [out, rank]
+    view<gradient<P>, 2> w_down;  // [rank + extra, hidden]
+    view<gradient<P>, 1> gain;    // [rank]
+    view<gradient<P>, 2> w_up;    // [out, rank]
   };
   struct state {
-    view<activation<P>, 2> a;         // [tokens, rank + extra]
-    view<accumulator<P>, 1> rstd;     // [tokens]
-    view<activation<P>, 2> c;         // [tokens, rank]
-    view<activation<P>, 2> up;        // [tokens, out]
+    view<activation<P>, 2> a;      // [tokens, rank + extra]
+    view<accumulator<P>, 1> rstd;  // [tokens]
+    view<activation<P>, 2> c;      // [tokens, rank]
+    view<activation<P>, 2> up;     // [tokens, out]
   };
   struct deltas {
-    view<activation<P>, 2> d_up;      // [tokens, out]            given
-    view<activation<P>, 2> dc;        // [tokens, rank]           written by the data half
-    view<activation<P>, 2> da;        // [tokens, rank + extra]   first rank columns written, the extra ones given
+    view<activation<P>, 2> d_up;  // [tokens, out]            given
+    view<activation<P>, 2> dc;    // [tokens, rank]           written by the data half
+    view<activation<P>, 2> da;    // [tokens, rank + extra]   first rank columns written, the extra ones given
   };
 
   double epsilon = 1e-6;
 
   template <execution_context Ctx>
   void forward(Ctx& ctx, view<const activation<P>, 2> x, const weights& w, const state& s) const {
-    linear<P>::forward(ctx, x, w.w_down, s.a);  // 1
-    normalize(ctx, w, s);                       // 2
+    linear<P>::forward(ctx, x, w.w_down, s.a);   // 1
+    normalize(ctx, w, s);                        // 2
     linear<P>::forward(ctx, s.c, w.w_up, s.up);  // 3
   }
 
   /// Step 2 alone, for those who kept `a` and need c.
   template <execution_context Ctx>
   void normalize(Ctx& ctx, const weights& w, const state& s) const {
-    op::rms_norm<P>::forward(
-        ctx, {.x = s.a.columns(0, w.gain.extent(0)), .gain = w.gain, .y = s.c, .rstd = s.rstd, .epsilon = epsilon});
+    op::rms_norm<P>::forward(ctx, {.x = s.a.columns(0, w.gain.extent(0)),
+                                   .gain = w.gain,
+                                   .y = s.c,
+                                   .rstd = s.rstd,
+                                   .epsilon = epsilon});
   }
 
   template <execution_context Ctx>
@@ -55,19 +58,25 @@ struct latent_compression {
                      store into) const {
     const index_t rank = w.gain.extent(0);
     linear<P>::backward_data(ctx, d.d_up, w.w_up, d.dc);  // 3'
-    op::rms_norm<P>::backward(ctx, {.dy = d.dc, .x = s.a.columns(0, rank), .gain = w.gain, .rstd = s.rstd,
+    op::rms_norm<P>::backward(ctx, {.dy = d.dc,
+                                    .x = s.a.columns(0, rank),
+                                    .gain = w.gain,
+                                    .rstd = s.rstd,
                                     .dx = d.da.columns(0, rank)});  // 2'
     linear<P>::backward_data(ctx, d.da, w.w_down, dx, into);        // 1'
   }
 
   template <execution_context Ctx>
-  void backward_weights(Ctx& ctx, view<const activation<P>, 2> x, const weights& w, const state& s, const deltas& d,
-                        const gradients& g) const {
+  void backward_weights(Ctx& ctx, view<const activation<P>, 2> x, const weights& w, const state& s,
+                        const deltas& d, const gradients& g) const {
     linear<P>::backward_weights(ctx, d.d_up, s.c, g.w_up);  // 3'
-    op::rms_norm<P>::backward(ctx, {.dy = d.dc, .x = s.a.columns(0, w.gain.extent(0)), .gain = w.gain,
-                                    .rstd = s.rstd, .dgain = g.gain});  // 2'
-    linear<P>::backward_weights(ctx, d.da, x, g.w_down);                // 1'
+    op::rms_norm<P>::backward(ctx, {.dy = d.dc,
+                                    .x = s.a.columns(0, w.gain.extent(0)),
+                                    .gain = w.gain,
+                                    .rstd = s.rstd,
+                                    .dgain = g.gain});    // 2'
+    linear<P>::backward_weights(ctx, d.da, x, g.w_down);  // 1'
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

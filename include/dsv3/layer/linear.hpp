@@ -28,4 +28,4 @@ struct linear {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -15,8 +15,8 @@ struct mla_config {
   index_t hidden = 0, heads = 0;
   index_t qk_nope = 0, qk_rope = 0, v_dim = 0;  // channels per head: without position, rotary, of values
   index_t kv_rank = 0;                          // width of the latent that keys and values share
-  index_t q_rank = 0;                           // width of the query latent; 0: queries straight from the input
-  double latent_epsilon = 1e-6;                 // of the two latent norms
+  index_t q_rank = 0;            // width of the query latent; 0: queries straight from the input
+  double latent_epsilon = 1e-6;  // of the two latent norms
   rope_config rope;
 
   index_t qk_dim() const { return qk_nope + qk_rope; }
@@ -61,9 +61,12 @@ struct mla_tensors {
   }
 };
 
-template <precision P> using mla_storage = mla_tensors<weight<P>, master<P>>;
-template <precision P> using mla_weights = mla_tensors<const weight<P>, const master<P>>;
-template <precision P> using mla_gradients = mla_tensors<gradient<P>>;
+template <precision P>
+using mla_storage = mla_tensors<weight<P>, master<P>>;
+template <precision P>
+using mla_weights = mla_tensors<const weight<P>, const master<P>>;
+template <precision P>
+using mla_gradients = mla_tensors<gradient<P>>;
 
 struct mla_activation_config {
   mla_config layer;
@@ -75,11 +78,12 @@ struct mla_activation_config {
 template <precision P>
 struct mla_saved {
   mla_activation_config config;
-  view<activation<P>, 2> a_q;       // [tokens, q_rank]               query latent before its norm
-  view<accumulator<P>, 1> q_rstd;   // [tokens]
-  view<activation<P>, 2> c_q;       // [tokens, q_rank]               after it; not kept by keep::attention
-  view<activation<P>, 2> q;         // [tokens, heads * qk_dim]       rotated; kept by keep::attention if uncompressed
-  view<activation<P>, 2> a_kv;      // [tokens, kv_rank + qk_rope]    latent before its norm, rotated shared key
+  view<activation<P>, 2> a_q;      // [tokens, q_rank]               query latent before its norm
+  view<accumulator<P>, 1> q_rstd;  // [tokens]
+  view<activation<P>, 2> c_q;      // [tokens, q_rank]               after it; not kept by keep::attention
+  view<activation<P>, 2>
+      q;  // [tokens, heads * qk_dim]       rotated; kept by keep::attention if uncompressed
+  view<activation<P>, 2> a_kv;  // [tokens, kv_rank + qk_rope]    latent before its norm, rotated shared key
   view<accumulator<P>, 1> kv_rstd;  // [tokens]
   view<activation<P>, 2> c_kv;      // [tokens, kv_rank]              not kept by keep::attention
   view<activation<P>, 2> kv;        // [tokens, heads * (qk_nope + v_dim)]   not kept by keep::attention
@@ -132,39 +136,39 @@ struct mla {
   mla_config config;
 
   struct forward_args {
-    view<const activation<P>, 2> x;         // [tokens, hidden]
+    view<const activation<P>, 2> x;  // [tokens, hidden]
     mla_weights<P> weights;
     packed_sequences sequence;
     rope_table<const accumulator<P>> rope;
-    view<activation<P>, 2> y;               // [tokens, hidden]    written
-    mla_saved<P>* saved = nullptr;          // written unless null: inference keeps nothing
+    view<activation<P>, 2> y;       // [tokens, hidden]    written
+    mla_saved<P>* saved = nullptr;  // written unless null: inference keeps nothing
   };
   struct backward_data_args {
-    view<const activation<P>, 2> dy;        // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
     mla_weights<P> weights;
     packed_sequences sequence;
     rope_table<const accumulator<P>> rope;
     const mla_saved<P>& saved;
-    view<activation<P>, 2> dx;              // [tokens, hidden]    written
-    mla_deltas<P>& deltas;                  // written
+    view<activation<P>, 2> dx;  // [tokens, hidden]    written
+    mla_deltas<P>& deltas;      // written
   };
   struct backward_weights_args {
-    view<const activation<P>, 2> dy;        // [tokens, hidden]
-    view<const activation<P>, 2> x;         // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
     mla_weights<P> weights;
     const mla_saved<P>& saved;
     const mla_deltas<P>& deltas;
-    mla_gradients<P>& gradients;            // added to
+    mla_gradients<P>& gradients;  // added to
   };
   struct backward_args {
-    view<const activation<P>, 2> dy;        // [tokens, hidden]
-    view<const activation<P>, 2> x;         // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
     mla_weights<P> weights;
     packed_sequences sequence;
     rope_table<const accumulator<P>> rope;
     const mla_saved<P>& saved;
-    view<activation<P>, 2> dx;              // [tokens, hidden]    written
-    mla_gradients<P>& gradients;            // added to
+    view<activation<P>, 2> dx;    // [tokens, hidden]    written
+    mla_gradients<P>& gradients;  // added to
   };
 
   template <execution_context Ctx>
@@ -172,15 +176,21 @@ struct mla {
     const scratch_frame frame{ctx.scratch};
     const auto& w = args.weights;
     const mla_saved<P> s = full(ctx, args.saved, args.x.extent(0));
-    if (compressed()) compression().forward(ctx, args.x, query_weights(w), query_state(s));     // 1
-    else linear<P>::forward(ctx, args.x, w.w_q, s.q);
-    compression().forward(ctx, args.x, key_value_weights(w), key_value_state(s));               // 2
-    rotate(ctx, rotary_query(s.q), args.sequence, args.rope, rotation::forward);                // 3
-    rotate(ctx, rotary_key(s.a_kv), args.sequence, args.rope, rotation::forward);               // 4
-    op::mla_attention<P>::forward(ctx, {.q = per_head(s.q), .kv = per_head(s.kv),
-                                        .k_rope = rotary_columns(s.a_kv), .sequence = args.sequence,
-                                        .scale = config.softmax_scale(), .o = per_head(s.o), .lse = s.lse});  // 5
-    linear<P>::forward(ctx, s.o, w.w_o, args.y);                                                // 6
+    if (compressed())
+      compression().forward(ctx, args.x, query_weights(w), query_state(s));  // 1
+    else
+      linear<P>::forward(ctx, args.x, w.w_q, s.q);
+    compression().forward(ctx, args.x, key_value_weights(w), key_value_state(s));  // 2
+    rotate(ctx, rotary_query(s.q), args.sequence, args.rope, rotation::forward);   // 3
+    rotate(ctx, rotary_key(s.a_kv), args.sequence, args.rope, rotation::forward);  // 4
+    op::mla_attention<P>::forward(ctx, {.q = per_head(s.q),
+                                        .kv = per_head(s.kv),
+                                        .k_rope = rotary_columns(s.a_kv),
+                                        .sequence = args.sequence,
+                                        .scale = config.softmax_scale(),
+                                        .o = per_head(s.o),
+                                        .lse = s.lse});  // 5
+    linear<P>::forward(ctx, s.o, w.w_o, args.y);         // 6
   }
 
   template <execution_context Ctx>
@@ -193,20 +203,28 @@ struct mla {
     {
       const scratch_frame inner{ctx.scratch};
       const auto d_o = ctx.scratch.template tensor<activation<P>>(args.dy.extent(0), config.o_width());
-      linear<P>::backward_data(ctx, args.dy, w.w_o, d_o);                                       // 6'
-      op::mla_attention<P>::backward(
-          ctx, {.d_o = per_head(d_o), .q = per_head(s.q), .kv = per_head(s.kv), .k_rope = rotary_columns(s.a_kv),
-                .o = per_head(s.o), .lse = s.lse, .sequence = args.sequence, .scale = config.softmax_scale(),
-                .dq = per_head(d.dq), .dkv = per_head(d.dkv), .dk_rope = rotary_columns(d.da_kv)});  // 5'
+      linear<P>::backward_data(ctx, args.dy, w.w_o, d_o);  // 6'
+      op::mla_attention<P>::backward(ctx, {.d_o = per_head(d_o),
+                                           .q = per_head(s.q),
+                                           .kv = per_head(s.kv),
+                                           .k_rope = rotary_columns(s.a_kv),
+                                           .o = per_head(s.o),
+                                           .lse = s.lse,
+                                           .sequence = args.sequence,
+                                           .scale = config.softmax_scale(),
+                                           .dq = per_head(d.dq),
+                                           .dkv = per_head(d.dkv),
+                                           .dk_rope = rotary_columns(d.da_kv)});  // 5'
     }
-    rotate(ctx, rotary_key(d.da_kv), args.sequence, args.rope, rotation::inverse);              // 4'
-    rotate(ctx, rotary_query(d.dq), args.sequence, args.rope, rotation::inverse);               // 3'
+    rotate(ctx, rotary_key(d.da_kv), args.sequence, args.rope, rotation::inverse);  // 4'
+    rotate(ctx, rotary_query(d.dq), args.sequence, args.rope, rotation::inverse);   // 3'
     compression().backward_data(ctx, key_value_weights(w), key_value_state(s), key_value_deltas(d), args.dx,
-                                store::write);                                                  // 2'
+                                store::write);  // 2'
     if (compressed())
       compression().backward_data(ctx, query_weights(w), query_state(s), query_deltas(d), args.dx,
-                                  store::add);                                                  // 1'
-    else linear<P>::backward_data(ctx, d.dq, w.w_q, args.dx, store::add);
+                                  store::add);  // 1'
+    else
+      linear<P>::backward_data(ctx, d.dq, w.w_q, args.dx, store::add);
   }
 
   template <execution_context Ctx>
@@ -216,23 +234,34 @@ struct mla {
     const mla_saved<P> s = full(ctx, &args.saved, args.dy.extent(0));
     if (args.saved.c_kv.empty()) restore_latents(ctx, w, s);
     mla_gradients<P>& g = args.gradients;
-    linear<P>::backward_weights(ctx, args.dy, s.o, g.w_o);                                      // 6'
-    compression().backward_weights(ctx, args.x, key_value_weights(w), key_value_state(s), key_value_deltas(args.deltas),
-                                   {.w_down = g.w_dkv, .gain = g.g_kv, .w_up = g.w_ukv});       // 2'
+    linear<P>::backward_weights(ctx, args.dy, s.o, g.w_o);  // 6'
+    compression().backward_weights(ctx, args.x, key_value_weights(w), key_value_state(s),
+                                   key_value_deltas(args.deltas),
+                                   {.w_down = g.w_dkv, .gain = g.g_kv, .w_up = g.w_ukv});  // 2'
     if (compressed())
       compression().backward_weights(ctx, args.x, query_weights(w), query_state(s), query_deltas(args.deltas),
-                                     {.w_down = g.w_dq, .gain = g.g_q, .w_up = g.w_uq});        // 1'
-    else linear<P>::backward_weights(ctx, args.deltas.dq, args.x, g.w_q);
+                                     {.w_down = g.w_dq, .gain = g.g_q, .w_up = g.w_uq});  // 1'
+    else
+      linear<P>::backward_weights(ctx, args.deltas.dq, args.x, g.w_q);
   }
 
   template <execution_context Ctx>
   void backward(Ctx& ctx, const backward_args& args) const {
     const scratch_frame frame{ctx.scratch};
     auto deltas = ctx.scratch.template bundle<mla_deltas<P>>(args.saved.config);
-    backward_data(ctx, {.dy = args.dy, .weights = args.weights, .sequence = args.sequence, .rope = args.rope,
-                        .saved = args.saved, .dx = args.dx, .deltas = deltas});
-    backward_weights(ctx, {.dy = args.dy, .x = args.x, .weights = args.weights, .saved = args.saved,
-                           .deltas = deltas, .gradients = args.gradients});
+    backward_data(ctx, {.dy = args.dy,
+                        .weights = args.weights,
+                        .sequence = args.sequence,
+                        .rope = args.rope,
+                        .saved = args.saved,
+                        .dx = args.dx,
+                        .deltas = deltas});
+    backward_weights(ctx, {.dy = args.dy,
+                           .x = args.x,
+                           .weights = args.weights,
+                           .saved = args.saved,
+                           .deltas = deltas,
+                           .gradients = args.gradients});
   }
 
  private:
@@ -275,11 +304,17 @@ struct mla {
   auto rotary_key(rows a) const { return rotary_columns(a).split_columns(config.qk_rope); }
 
   static typename compress::weights query_weights(const mla_weights<P>& w) { return {w.w_dq, w.g_q, w.w_uq}; }
-  static typename compress::weights key_value_weights(const mla_weights<P>& w) { return {w.w_dkv, w.g_kv, w.w_ukv}; }
+  static typename compress::weights key_value_weights(const mla_weights<P>& w) {
+    return {w.w_dkv, w.g_kv, w.w_ukv};
+  }
   static typename compress::state query_state(const mla_saved<P>& s) { return {s.a_q, s.q_rstd, s.c_q, s.q}; }
-  static typename compress::state key_value_state(const mla_saved<P>& s) { return {s.a_kv, s.kv_rstd, s.c_kv, s.kv}; }
+  static typename compress::state key_value_state(const mla_saved<P>& s) {
+    return {s.a_kv, s.kv_rstd, s.c_kv, s.kv};
+  }
   static typename compress::deltas query_deltas(const mla_deltas<P>& d) { return {d.dq, d.dc_q, d.da_q}; }
-  static typename compress::deltas key_value_deltas(const mla_deltas<P>& d) { return {d.dkv, d.dc_kv, d.da_kv}; }
+  static typename compress::deltas key_value_deltas(const mla_deltas<P>& d) {
+    return {d.dkv, d.dc_kv, d.da_kv};
+  }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -28,14 +28,15 @@ struct mlp_tensors {
 
   template <class M = Matrix>
     requires(!std::is_const_v<M>)
-  operator mlp_tensors<const M>() const {
-    return {config, w_gate_up, w_down};
-  }
+  operator mlp_tensors<const M>() const { return {config, w_gate_up, w_down}; }
 };
 
-template <precision P> using mlp_storage = mlp_tensors<weight<P>>;
-template <precision P> using mlp_weights = mlp_tensors<const weight<P>>;
-template <precision P> using mlp_gradients = mlp_tensors<gradient<P>>;
+template <precision P>
+using mlp_storage = mlp_tensors<weight<P>>;
+template <precision P>
+using mlp_weights = mlp_tensors<const weight<P>>;
+template <precision P>
+using mlp_gradients = mlp_tensors<gradient<P>>;
 
 struct mlp_activation_config {
   mlp_config layer;
@@ -73,32 +74,32 @@ struct mlp {
   mlp_config config;
 
   struct forward_args {
-    view<const activation<P>, 2> x;   // [tokens, hidden]
+    view<const activation<P>, 2> x;  // [tokens, hidden]
     mlp_weights<P> weights;
-    view<activation<P>, 2> y;         // [tokens, hidden]   written
-    mlp_saved<P>* saved = nullptr;    // written unless null
+    view<activation<P>, 2> y;       // [tokens, hidden]   written
+    mlp_saved<P>* saved = nullptr;  // written unless null
   };
   struct backward_data_args {
     view<const activation<P>, 2> dy;  // [tokens, hidden]
     mlp_weights<P> weights;
     const mlp_saved<P>& saved;
-    view<activation<P>, 2> dx;        // [tokens, hidden]   written
-    mlp_deltas<P>& deltas;            // written
+    view<activation<P>, 2> dx;  // [tokens, hidden]   written
+    mlp_deltas<P>& deltas;      // written
   };
   struct backward_weights_args {
     view<const activation<P>, 2> dy;  // [tokens, hidden]
     view<const activation<P>, 2> x;   // [tokens, hidden]
     const mlp_saved<P>& saved;
     const mlp_deltas<P>& deltas;
-    mlp_gradients<P>& gradients;      // added to
+    mlp_gradients<P>& gradients;  // added to
   };
   struct backward_args {
     view<const activation<P>, 2> dy;  // [tokens, hidden]
     view<const activation<P>, 2> x;   // [tokens, hidden]
     mlp_weights<P> weights;
     const mlp_saved<P>& saved;
-    view<activation<P>, 2> dx;        // [tokens, hidden]   written
-    mlp_gradients<P>& gradients;      // added to
+    view<activation<P>, 2> dx;    // [tokens, hidden]   written
+    mlp_gradients<P>& gradients;  // added to
   };
 
   template <execution_context Ctx>
@@ -119,8 +120,8 @@ struct mlp {
     const auto da = buffer(ctx, args.dy.extent(0), config.inner);
     linear<P>::backward_data(ctx, args.dy, args.weights.w_down, da);  // 3'
     op::swiglu<P>::backward(
-        ctx, {.dy = da, .gate_up = args.saved.gate_up, .d_gate_up = args.deltas.d_gate_up});           // 2'
-    linear<P>::backward_data(ctx, args.deltas.d_gate_up, args.weights.w_gate_up, args.dx);             // 1'
+        ctx, {.dy = da, .gate_up = args.saved.gate_up, .d_gate_up = args.deltas.d_gate_up});  // 2'
+    linear<P>::backward_data(ctx, args.deltas.d_gate_up, args.weights.w_gate_up, args.dx);    // 1'
   }
 
   template <execution_context Ctx>
@@ -131,17 +132,19 @@ struct mlp {
       a = buffer(ctx, args.dy.extent(0), config.inner);
       op::swiglu<P>::forward(ctx, {.gate_up = args.saved.gate_up, .y = a});  // 2 again
     }
-    linear<P>::backward_weights(ctx, args.dy, a, args.gradients.w_down);                          // 3'
-    linear<P>::backward_weights(ctx, args.deltas.d_gate_up, args.x, args.gradients.w_gate_up);    // 1'
+    linear<P>::backward_weights(ctx, args.dy, a, args.gradients.w_down);                        // 3'
+    linear<P>::backward_weights(ctx, args.deltas.d_gate_up, args.x, args.gradients.w_gate_up);  // 1'
   }
 
   template <execution_context Ctx>
   void backward(Ctx& ctx, const backward_args& args) const {
     const scratch_frame frame{ctx.scratch};
     auto deltas = ctx.scratch.template bundle<mlp_deltas<P>>(args.saved.config);
-    backward_data(ctx, {.dy = args.dy, .weights = args.weights, .saved = args.saved, .dx = args.dx, .deltas = deltas});
-    backward_weights(ctx, {.dy = args.dy, .x = args.x, .saved = args.saved, .deltas = deltas,
-                           .gradients = args.gradients});
+    backward_data(
+        ctx, {.dy = args.dy, .weights = args.weights, .saved = args.saved, .dx = args.dx, .deltas = deltas});
+    backward_weights(
+        ctx,
+        {.dy = args.dy, .x = args.x, .saved = args.saved, .deltas = deltas, .gradients = args.gradients});
   }
 
  private:
@@ -151,4 +154,4 @@ struct mlp {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -44,9 +44,12 @@ struct moe_tensors {
   }
 };
 
-template <precision P> using moe_storage = moe_tensors<weight<P>, master<P>>;
-template <precision P> using moe_weights = moe_tensors<const weight<P>, const master<P>>;
-template <precision P> using moe_gradients = moe_tensors<gradient<P>>;
+template <precision P>
+using moe_storage = moe_tensors<weight<P>, master<P>>;
+template <precision P>
+using moe_weights = moe_tensors<const weight<P>, const master<P>>;
+template <precision P>
+using moe_gradients = moe_tensors<gradient<P>>;
 
 struct moe_activation_config {
   moe_config layer;
@@ -60,10 +63,10 @@ struct moe_activation_config {
 template <precision P>
 struct moe_saved {
   moe_activation_config config;
-  view<accumulator<P>, 2> scores;     // [tokens, experts]
-  view<std::int32_t, 2> ids;          // [tokens, top_k]
-  view<accumulator<P>, 2> gates;      // [tokens, top_k]
-  view<accumulator<P>, 2> fraction;   // [sequences, experts]
+  view<accumulator<P>, 2> scores;    // [tokens, experts]
+  view<std::int32_t, 2> ids;         // [tokens, top_k]
+  view<accumulator<P>, 2> gates;     // [tokens, top_k]
+  view<accumulator<P>, 2> fraction;  // [sequences, experts]
   permutation plan;
   view<accumulator<P>, 1> row_gates;  // [row capacity]
   view<activation<P>, 2> x_rows;      // [row capacity, hidden]      kept by keep::everything only
@@ -120,42 +123,42 @@ struct moe {
   expert_dispatch<P, L> exchange() const { return {config.experts(), config.router.top_k}; }
 
   struct forward_args {
-    view<const activation<P>, 2> x;         // [tokens, hidden]
+    view<const activation<P>, 2> x;  // [tokens, hidden]
     moe_weights<P> weights;
-    view<const master<P>, 1> bias;          // [experts]           steers the choice
-    packed_sequences sequence;              // for the balance loss
+    view<const master<P>, 1> bias;  // [experts]           steers the choice
+    packed_sequences sequence;      // for the balance loss
     balance_options balance;
-    view<activation<P>, 2> y;               // [tokens, hidden]    written
-    view<double, 1> balance_loss;           // [1]                 added to
-    view<std::int64_t, 1> load = {};        // [experts]           added to when not empty
-    moe_saved<P>* saved = nullptr;          // written unless null
+    view<activation<P>, 2> y;         // [tokens, hidden]    written
+    view<double, 1> balance_loss;     // [1]                 added to
+    view<std::int64_t, 1> load = {};  // [experts]           added to when not empty
+    moe_saved<P>* saved = nullptr;    // written unless null
   };
   struct backward_data_args {
-    view<const activation<P>, 2> dy;        // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
     moe_weights<P> weights;
     packed_sequences sequence;
-    balance_options balance;                // coefficient times the gradient that reaches the balance loss
+    balance_options balance;  // coefficient times the gradient that reaches the balance loss
     const moe_saved<P>& saved;
-    view<const activation<P>, 2> x;         // [tokens, hidden]
-    view<activation<P>, 2> dx;              // [tokens, hidden]    written
-    moe_deltas<P>& deltas;                  // written
+    view<const activation<P>, 2> x;  // [tokens, hidden]
+    view<activation<P>, 2> dx;       // [tokens, hidden]    written
+    moe_deltas<P>& deltas;           // written
   };
   struct backward_weights_args {
-    view<const activation<P>, 2> dy;        // [tokens, hidden]
-    view<const activation<P>, 2> x;         // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
     const moe_saved<P>& saved;
     const moe_deltas<P>& deltas;
-    moe_gradients<P>& gradients;            // added to
+    moe_gradients<P>& gradients;  // added to
   };
   struct backward_args {
-    view<const activation<P>, 2> dy;        // [tokens, hidden]
-    view<const activation<P>, 2> x;         // [tokens, hidden]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<const activation<P>, 2> x;   // [tokens, hidden]
     moe_weights<P> weights;
     packed_sequences sequence;
     balance_options balance;
     const moe_saved<P>& saved;
-    view<activation<P>, 2> dx;              // [tokens, hidden]    written
-    moe_gradients<P>& gradients;            // added to
+    view<activation<P>, 2> dx;    // [tokens, hidden]    written
+    moe_gradients<P>& gradients;  // added to
   };
 
   template <execution_context Ctx>
@@ -163,24 +166,34 @@ struct moe {
     const scratch_frame frame{ctx.scratch};
     const auto& w = args.weights;
     const moe_saved<P> s = full(ctx, args.saved, args.x.extent(0), args.sequence.sequences());
-    op::router<P>::forward(ctx, {.config = config.router, .x = args.x, .centroids = w.centroids, .bias = args.bias,
-                                 .scores = s.scores, .ids = s.ids, .gates = s.gates, .load = args.load});  // 1
-    op::sequence_balance<P>::forward(
-        ctx, {.scores = s.scores, .ids = s.ids, .sequence = args.sequence, .indicator = args.balance.indicator,
-              .coefficient = args.balance.coefficient, .fraction = s.fraction, .loss = args.balance_loss});  // 2
-    exchange().plan(ctx, s.ids, s.plan);                                                            // 3
-    exchange().dispatch(ctx, args.x, s.plan, s.x_rows);                                             // 4
-    exchange().dispatch_gates(ctx, s.gates, s.plan, s.row_gates);                                   // 5
+    op::router<P>::forward(ctx, {.config = config.router,
+                                 .x = args.x,
+                                 .centroids = w.centroids,
+                                 .bias = args.bias,
+                                 .scores = s.scores,
+                                 .ids = s.ids,
+                                 .gates = s.gates,
+                                 .load = args.load});  // 1
+    op::sequence_balance<P>::forward(ctx, {.scores = s.scores,
+                                           .ids = s.ids,
+                                           .sequence = args.sequence,
+                                           .indicator = args.balance.indicator,
+                                           .coefficient = args.balance.coefficient,
+                                           .fraction = s.fraction,
+                                           .loss = args.balance_loss});  // 2
+    exchange().plan(ctx, s.ids, s.plan);                                 // 3
+    exchange().dispatch(ctx, args.x, s.plan, s.x_rows);                  // 4
+    exchange().dispatch_gates(ctx, s.gates, s.plan, s.row_gates);        // 5
     op::grouped_gemm<P>::forward(
-        ctx, {.x = ragged(s, s.x_rows), .w = w.w_gate_up, .y = ragged(s, s.gate_up)});              // 6
-    op::swiglu<P>::forward(ctx, {.gate_up = s.gate_up, .y = s.a, .row_gates = s.row_gates,
-                                 .token_of = s.plan.token_of});                                     // 7
+        ctx, {.x = ragged(s, s.x_rows), .w = w.w_gate_up, .y = ragged(s, s.gate_up)});  // 6
+    op::swiglu<P>::forward(
+        ctx, {.gate_up = s.gate_up, .y = s.a, .row_gates = s.row_gates, .token_of = s.plan.token_of});  // 7
     const auto y_rows = ctx.scratch.template tensor<activation<P>>(s.x_rows.extent(0), config.hidden());
     op::grouped_gemm<P>::forward(ctx, {.x = ragged(s, s.a), .w = w.w_down, .y = ragged(s, y_rows)});  // 8
     if (has_shared()) {
       mlp_saved<P> shared = s.shared;
       shared_expert().forward(ctx, {.x = args.x, .weights = w.shared, .y = args.y, .saved = &shared});  // 9
-      exchange().combine(ctx, y_rows, s.plan, args.y, args.y);                                      // 10
+      exchange().combine(ctx, y_rows, s.plan, args.y, args.y);                                          // 10
     } else {
       exchange().combine(ctx, y_rows, s.plan, {}, args.y);
     }
@@ -198,35 +211,49 @@ struct moe {
       const scratch_frame inner{ctx.scratch};
       const auto da = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
       const auto d_row_gates = ctx.scratch.template tensor<accumulator<P>>(rows);
-      exchange().dispatch(ctx, args.dy, s.plan, d.dy_rows);                                         // 10'
+      exchange().dispatch(ctx, args.dy, s.plan, d.dy_rows);  // 10'
       op::grouped_gemm<P>::backward_data(
-          ctx, {.dy = ragged(s, d.dy_rows), .w = w.w_down, .dx = ragged(s, da)});                   // 8'
-      op::swiglu<P>::backward(ctx, {.dy = da, .gate_up = s.gate_up, .d_gate_up = d.d_gate_up,
-                                    .row_gates = s.row_gates, .d_row_gates = d_row_gates,
-                                    .token_of = s.plan.token_of});                                  // 7'
-      exchange().combine_gates(ctx, d_row_gates, s.plan, dgates);                                   // 5'
+          ctx, {.dy = ragged(s, d.dy_rows), .w = w.w_down, .dx = ragged(s, da)});  // 8'
+      op::swiglu<P>::backward(ctx, {.dy = da,
+                                    .gate_up = s.gate_up,
+                                    .d_gate_up = d.d_gate_up,
+                                    .row_gates = s.row_gates,
+                                    .d_row_gates = d_row_gates,
+                                    .token_of = s.plan.token_of});  // 7'
+      exchange().combine_gates(ctx, d_row_gates, s.plan, dgates);   // 5'
     }
     if (has_shared())
-      shared_expert().backward_data(ctx, {.dy = args.dy, .weights = w.shared, .saved = s.shared, .dx = args.dx,
-                                          .deltas = d.shared});                                     // 9'
+      shared_expert().backward_data(
+          ctx,
+          {.dy = args.dy, .weights = w.shared, .saved = s.shared, .dx = args.dx, .deltas = d.shared});  // 9'
     {
       const scratch_frame inner{ctx.scratch};
       const auto dx_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
       op::grouped_gemm<P>::backward_data(
-          ctx, {.dy = ragged(s, d.d_gate_up), .w = w.w_gate_up, .dx = ragged(s, dx_rows)});         // 6'
-      if (has_shared()) exchange().combine(ctx, dx_rows, s.plan, args.dx, args.dx);                 // 4'
-      else exchange().combine(ctx, dx_rows, s.plan, {}, args.dx);
+          ctx, {.dy = ragged(s, d.d_gate_up), .w = w.w_gate_up, .dx = ragged(s, dx_rows)});  // 6'
+      if (has_shared())
+        exchange().combine(ctx, dx_rows, s.plan, args.dx, args.dx);  // 4'
+      else
+        exchange().combine(ctx, dx_rows, s.plan, {}, args.dx);
     }
     view<accumulator<P>, 2> dscores;
     if (args.balance.coefficient != 0) {
       dscores = ctx.scratch.template tensor<accumulator<P>>(tokens, config.experts());
-      op::sequence_balance<P>::backward(
-          ctx, {.scores = s.scores, .fraction = s.fraction, .sequence = args.sequence,
-                .coefficient = args.balance.coefficient, .dscores = dscores});                      // 2'
+      op::sequence_balance<P>::backward(ctx, {.scores = s.scores,
+                                              .fraction = s.fraction,
+                                              .sequence = args.sequence,
+                                              .coefficient = args.balance.coefficient,
+                                              .dscores = dscores});  // 2'
     }
-    op::router<P>::backward_data(ctx, {.config = config.router, .dgates = dgates, .scores = s.scores, .ids = s.ids,
-                                       .centroids = w.centroids, .dscores = dscores, .dlogits = d.dlogits,
-                                       .dx = args.dx, .into = store::add});                         // 1'
+    op::router<P>::backward_data(ctx, {.config = config.router,
+                                       .dgates = dgates,
+                                       .scores = s.scores,
+                                       .ids = s.ids,
+                                       .centroids = w.centroids,
+                                       .dscores = dscores,
+                                       .dlogits = d.dlogits,
+                                       .dx = args.dx,
+                                       .into = store::add});  // 1'
   }
 
   template <execution_context Ctx>
@@ -241,27 +268,38 @@ struct moe {
       const index_t rows = s.config.plan.row_capacity();
       x_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
       a = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
-      exchange().dispatch(ctx, args.x, s.plan, x_rows);                                             // 4 again
+      exchange().dispatch(ctx, args.x, s.plan, x_rows);  // 4 again
       op::swiglu<P>::forward(
-          ctx, {.gate_up = s.gate_up, .y = a, .row_gates = s.row_gates, .token_of = s.plan.token_of});  // 7 again
+          ctx,
+          {.gate_up = s.gate_up, .y = a, .row_gates = s.row_gates, .token_of = s.plan.token_of});  // 7 again
     }
-    op::grouped_gemm<P>::backward_weights(ctx, {.dy = ragged(s, d.dy_rows), .x = ragged(s, a), .dw = g.w_down});  // 8'
     op::grouped_gemm<P>::backward_weights(
-        ctx, {.dy = ragged(s, d.d_gate_up), .x = ragged(s, x_rows), .dw = g.w_gate_up});            // 6'
+        ctx, {.dy = ragged(s, d.dy_rows), .x = ragged(s, a), .dw = g.w_down});  // 8'
+    op::grouped_gemm<P>::backward_weights(
+        ctx, {.dy = ragged(s, d.d_gate_up), .x = ragged(s, x_rows), .dw = g.w_gate_up});  // 6'
     if (has_shared())
-      shared_expert().backward_weights(ctx, {.dy = args.dy, .x = args.x, .saved = s.shared, .deltas = d.shared,
-                                             .gradients = g.shared});                               // 9'
-    op::router<P>::backward_weights(ctx, {.dlogits = d.dlogits, .x = args.x, .dcentroids = g.centroids});  // 1'
+      shared_expert().backward_weights(
+          ctx,
+          {.dy = args.dy, .x = args.x, .saved = s.shared, .deltas = d.shared, .gradients = g.shared});  // 9'
+    op::router<P>::backward_weights(ctx,
+                                    {.dlogits = d.dlogits, .x = args.x, .dcentroids = g.centroids});  // 1'
   }
 
   template <execution_context Ctx>
   void backward(Ctx& ctx, const backward_args& args) const {
     const scratch_frame frame{ctx.scratch};
     auto deltas = ctx.scratch.template bundle<moe_deltas<P>>(args.saved.config);
-    backward_data(ctx, {.dy = args.dy, .weights = args.weights, .sequence = args.sequence, .balance = args.balance,
-                        .saved = args.saved, .x = args.x, .dx = args.dx, .deltas = deltas});
-    backward_weights(ctx, {.dy = args.dy, .x = args.x, .saved = args.saved, .deltas = deltas,
-                           .gradients = args.gradients});
+    backward_data(ctx, {.dy = args.dy,
+                        .weights = args.weights,
+                        .sequence = args.sequence,
+                        .balance = args.balance,
+                        .saved = args.saved,
+                        .x = args.x,
+                        .dx = args.dx,
+                        .deltas = deltas});
+    backward_weights(
+        ctx,
+        {.dy = args.dy, .x = args.x, .saved = args.saved, .deltas = deltas, .gradients = args.gradients});
   }
 
  private:
@@ -269,15 +307,20 @@ struct moe {
   mlp<P> shared_expert() const { return {config.shared()}; }
 
   template <class T>
-  static ragged_view<const T> ragged(const moe_saved<P>& s, view<const T, 2> rows) { return s.plan.ragged(rows); }
+  static ragged_view<const T> ragged(const moe_saved<P>& s, view<const T, 2> rows) {
+    return s.plan.ragged(rows);
+  }
   template <class T>
-  static ragged_view<T> ragged(const moe_saved<P>& s, view<T, 2> rows) { return s.plan.ragged(rows); }
+  static ragged_view<T> ragged(const moe_saved<P>& s, view<T, 2> rows) {
+    return s.plan.ragged(rows);
+  }
 
   template <class Ctx>
   moe_saved<P> full(Ctx& ctx, const moe_saved<P>* saved, index_t tokens, index_t sequences) const {
-    return complete(ctx, saved,
-                    moe_activation_config{config, exchange().plan_config(tokens), sequences, keep::everything});
+    return complete(
+        ctx, saved,
+        moe_activation_config{config, exchange().plan_config(tokens), sequences, keep::everything});
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

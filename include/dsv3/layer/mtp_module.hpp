@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A multi-token-prediction module (report, section 2.2): one more block that predicts one token further ahead.
+// A multi-token-prediction module (report, section 2.2): one more block that predicts one token further
+// ahead.
 #pragma once
 
 #include <dsv3/layer/block.hpp>
@@ -11,11 +12,11 @@ namespace dsv3::inline DSV3_ABI {
 template <class Matrix, class Vector = Matrix>
 struct mtp_tensors {
   block_config config;
-  view<Vector, 1> g_embedding;          // [hidden]               norm of the embedded token
-  view<Vector, 1> g_hidden;             // [hidden]               norm of the previous depth's representation
-  view<Matrix, 2> w_eh;                 // [hidden, 2 * hidden]   columns: embedding first, representation second
+  view<Vector, 1> g_embedding;  // [hidden]               norm of the embedded token
+  view<Vector, 1> g_hidden;     // [hidden]               norm of the previous depth's representation
+  view<Matrix, 2> w_eh;         // [hidden, 2 * hidden]   columns: embedding first, representation second
   block_tensors<Matrix, Vector> block;
-  view<Vector, 1> g_head;               // [hidden]               norm before the shared head
+  view<Vector, 1> g_head;  // [hidden]               norm before the shared head
 
   template <class Visit, class... Self>
   static void each_field(const block_config& c, Visit&& visit, Self&... self) {
@@ -34,11 +35,15 @@ struct mtp_tensors {
   }
 };
 
-template <precision P> using mtp_storage = mtp_tensors<weight<P>, master<P>>;
-template <precision P> using mtp_weights = mtp_tensors<const weight<P>, const master<P>>;
-template <precision P> using mtp_gradients = mtp_tensors<gradient<P>>;
+template <precision P>
+using mtp_storage = mtp_tensors<weight<P>, master<P>>;
+template <precision P>
+using mtp_weights = mtp_tensors<const weight<P>, const master<P>>;
+template <precision P>
+using mtp_gradients = mtp_tensors<gradient<P>>;
 
-/// What forward leaves for backward. The block's input x, its output y and the head's input stay under every policy.
+/// What forward leaves for backward. The block's input x, its output y and the head's input stay under every
+/// policy.
 template <precision P>
 struct mtp_saved {
   block_activation_config config;
@@ -88,83 +93,97 @@ struct mtp_deltas {
 };
 
 /// x = w_eh [RMSNorm(embedding(ids)) ; RMSNorm(h)]       y = block(x)       normed = RMSNorm(y)
-/// The report writes the concatenation the other way round (eq. 21); the released weights have the embedding first.
+/// The report writes the concatenation the other way round (eq. 21); the released weights have the embedding
+/// first.
 template <precision P, layout_policy L = default_layout>
 struct mtp_module {
   block_config config;
 
   using batch_args = typename block<P, L>::batch_args;
   struct forward_args {
-    view<const activation<P>, 2> h;          // [tokens, hidden]    representation of the previous depth
-    view<const std::int32_t, 1> ids;         // [tokens]            the token one further than that depth read
-    view<const weight<P>, 2> embedding;      // [vocab, hidden]     the main model's
+    view<const activation<P>, 2> h;      // [tokens, hidden]    representation of the previous depth
+    view<const std::int32_t, 1> ids;     // [tokens]            the token one further than that depth read
+    view<const weight<P>, 2> embedding;  // [vocab, hidden]     the main model's
     mtp_weights<P> weights;
     batch_args batch;
-    view<double, 1> balance_loss;            // [1]                 added to
-    view<std::int64_t, 1> load = {};         // [experts]           added to when not empty
-    mtp_saved<P>& saved;                     // written; y and normed are the results
+    view<double, 1> balance_loss;     // [1]                 added to
+    view<std::int64_t, 1> load = {};  // [experts]           added to when not empty
+    mtp_saved<P>& saved;              // written; y and normed are the results
   };
   struct backward_data_args {
-    view<const activation<P>, 2> d_normed;   // [tokens, hidden]    from the head
-    view<const activation<P>, 2> dy = {};    // [tokens, hidden]    from the next depth; none when empty
-    view<const activation<P>, 2> h;          // [tokens, hidden]
+    view<const activation<P>, 2> d_normed;  // [tokens, hidden]    from the head
+    view<const activation<P>, 2> dy = {};   // [tokens, hidden]    from the next depth; none when empty
+    view<const activation<P>, 2> h;         // [tokens, hidden]
     mtp_weights<P> weights;
     batch_args batch;
     const mtp_saved<P>& saved;
-    view<activation<P>, 2> dh;               // [tokens, hidden]    written
-    mtp_deltas<P>& deltas;                   // written
+    view<activation<P>, 2> dh;  // [tokens, hidden]    written
+    mtp_deltas<P>& deltas;      // written
   };
   struct backward_weights_args {
-    view<const activation<P>, 2> d_normed;   // [tokens, hidden]
-    view<const activation<P>, 2> h;          // [tokens, hidden]
-    view<const std::int32_t, 1> ids;         // [tokens]
+    view<const activation<P>, 2> d_normed;  // [tokens, hidden]
+    view<const activation<P>, 2> h;         // [tokens, hidden]
+    view<const std::int32_t, 1> ids;        // [tokens]
     mtp_weights<P> weights;
     batch_args batch;
     const mtp_saved<P>& saved;
     const mtp_deltas<P>& deltas;
-    mtp_gradients<P>& gradients;             // added to
-    view<gradient<P>, 2> d_embedding;        // [vocab, hidden]     added to
+    mtp_gradients<P>& gradients;       // added to
+    view<gradient<P>, 2> d_embedding;  // [vocab, hidden]     added to
   };
   struct backward_args {
-    view<const activation<P>, 2> d_normed;   // [tokens, hidden]
-    view<const activation<P>, 2> dy = {};    // [tokens, hidden]
-    view<const activation<P>, 2> h;          // [tokens, hidden]
-    view<const std::int32_t, 1> ids;         // [tokens]
+    view<const activation<P>, 2> d_normed;  // [tokens, hidden]
+    view<const activation<P>, 2> dy = {};   // [tokens, hidden]
+    view<const activation<P>, 2> h;         // [tokens, hidden]
+    view<const std::int32_t, 1> ids;        // [tokens]
     mtp_weights<P> weights;
     batch_args batch;
     const mtp_saved<P>& saved;
-    view<activation<P>, 2> dh;               // [tokens, hidden]    written
-    mtp_gradients<P>& gradients;             // added to
-    view<gradient<P>, 2> d_embedding;        // [vocab, hidden]     added to
+    view<activation<P>, 2> dh;         // [tokens, hidden]    written
+    mtp_gradients<P>& gradients;       // added to
+    view<gradient<P>, 2> d_embedding;  // [vocab, hidden]     added to
   };
 
   template <execution_context Ctx>
   void forward(Ctx& ctx, const forward_args& args) const {
     const auto& w = args.weights;
     mtp_saved<P>& s = args.saved;
-    op::embedding<P>::forward(ctx, {.ids = args.ids, .table = args.embedding, .y = s.e});               // 1
-    norm(ctx, s.e, w.g_embedding, left(s.pair), s.e_rstd);                                              // 2
-    norm(ctx, args.h, w.g_hidden, right(s.pair), s.h_rstd);                                             // 3
-    linear<P>::forward(ctx, s.pair, w.w_eh, s.x);                                                       // 4
-    inner().forward(ctx, {.x = s.x, .weights = w.block, .batch = args.batch, .y = s.y,
-                          .balance_loss = args.balance_loss, .load = args.load, .saved = &s.block});    // 5
-    norm(ctx, s.y, w.g_head, s.normed, s.y_rstd);                                                       // 6
+    op::embedding<P>::forward(ctx, {.ids = args.ids, .table = args.embedding, .y = s.e});  // 1
+    norm(ctx, s.e, w.g_embedding, left(s.pair), s.e_rstd);                                 // 2
+    norm(ctx, args.h, w.g_hidden, right(s.pair), s.h_rstd);                                // 3
+    linear<P>::forward(ctx, s.pair, w.w_eh, s.x);                                          // 4
+    inner().forward(ctx, {.x = s.x,
+                          .weights = w.block,
+                          .batch = args.batch,
+                          .y = s.y,
+                          .balance_loss = args.balance_loss,
+                          .load = args.load,
+                          .saved = &s.block});     // 5
+    norm(ctx, s.y, w.g_head, s.normed, s.y_rstd);  // 6
   }
 
   template <execution_context Ctx>
   void backward_data(Ctx& ctx, const backward_data_args& args) const {
     begin_data_half(ctx, args);
-    inner().backward_data(ctx, {.dy = args.deltas.dy, .x = args.saved.x, .weights = args.weights.block,
-                                .batch = args.batch, .saved = args.saved.block, .dx = args.deltas.dx,
-                                .deltas = args.deltas.block});                                          // 5'
+    inner().backward_data(ctx, {.dy = args.deltas.dy,
+                                .x = args.saved.x,
+                                .weights = args.weights.block,
+                                .batch = args.batch,
+                                .saved = args.saved.block,
+                                .dx = args.deltas.dx,
+                                .deltas = args.deltas.block});  // 5'
     end_data_half(ctx, args);
   }
 
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, const backward_weights_args& args) const {
-    inner().backward_weights(ctx, {.dy = args.deltas.dy, .x = args.saved.x, .weights = args.weights.block,
-                                   .batch = args.batch, .saved = args.saved.block, .deltas = args.deltas.block,
-                                   .gradients = args.gradients.block});                                 // 5'
+    inner().backward_weights(ctx, {.dy = args.deltas.dy,
+                                   .x = args.saved.x,
+                                   .weights = args.weights.block,
+                                   .batch = args.batch,
+                                   .saved = args.saved.block,
+                                   .deltas = args.deltas.block,
+                                   .gradients = args.gradients.block});  // 5'
     own_weights(ctx, args);
   }
 
@@ -172,14 +191,31 @@ struct mtp_module {
   void backward(Ctx& ctx, const backward_args& args) const {
     const scratch_frame frame{ctx.scratch};
     auto deltas = ctx.scratch.template bundle<mtp_deltas<P>>(args.saved.config);
-    const backward_data_args data{.d_normed = args.d_normed, .dy = args.dy, .h = args.h, .weights = args.weights,
-                                  .batch = args.batch, .saved = args.saved, .dh = args.dh, .deltas = deltas};
+    const backward_data_args data{.d_normed = args.d_normed,
+                                  .dy = args.dy,
+                                  .h = args.h,
+                                  .weights = args.weights,
+                                  .batch = args.batch,
+                                  .saved = args.saved,
+                                  .dh = args.dh,
+                                  .deltas = deltas};
     begin_data_half(ctx, data);
-    inner().backward(ctx, {.dy = deltas.dy, .x = args.saved.x, .weights = args.weights.block, .batch = args.batch,
-                           .saved = args.saved.block, .dx = deltas.dx, .gradients = args.gradients.block});
+    inner().backward(ctx, {.dy = deltas.dy,
+                           .x = args.saved.x,
+                           .weights = args.weights.block,
+                           .batch = args.batch,
+                           .saved = args.saved.block,
+                           .dx = deltas.dx,
+                           .gradients = args.gradients.block});
     end_data_half(ctx, data);
-    own_weights(ctx, {.d_normed = args.d_normed, .h = args.h, .ids = args.ids, .weights = args.weights,
-                      .batch = args.batch, .saved = args.saved, .deltas = deltas, .gradients = args.gradients,
+    own_weights(ctx, {.d_normed = args.d_normed,
+                      .h = args.h,
+                      .ids = args.ids,
+                      .weights = args.weights,
+                      .batch = args.batch,
+                      .saved = args.saved,
+                      .deltas = deltas,
+                      .gradients = args.gradients,
                       .d_embedding = args.d_embedding});
   }
 
@@ -187,9 +223,13 @@ struct mtp_module {
   block<P, L> inner() const { return {config}; }
 
   template <class Rows>
-  static auto left(const Rows& pair) { return pair.columns(0, pair.extent(1) / 2); }
+  static auto left(const Rows& pair) {
+    return pair.columns(0, pair.extent(1) / 2);
+  }
   template <class Rows>
-  static auto right(const Rows& pair) { return pair.columns(pair.extent(1) / 2, pair.extent(1)); }
+  static auto right(const Rows& pair) {
+    return pair.columns(pair.extent(1) / 2, pair.extent(1));
+  }
 
   template <class Ctx>
   void norm(Ctx& ctx, view<const activation<P>, 2> x, view<const master<P>, 1> gain, view<activation<P>, 2> y,
@@ -200,19 +240,23 @@ struct mtp_module {
   template <class Ctx>
   void begin_data_half(Ctx& ctx, const backward_data_args& args) const {
     const auto& s = args.saved;
-    op::rms_norm<P>::backward(ctx, {.dy = args.d_normed, .x = s.y, .gain = args.weights.g_head, .rstd = s.y_rstd,
-                                    .dx = args.deltas.dy, .d_residual = args.dy});                      // 6'
+    op::rms_norm<P>::backward(ctx, {.dy = args.d_normed,
+                                    .x = s.y,
+                                    .gain = args.weights.g_head,
+                                    .rstd = s.y_rstd,
+                                    .dx = args.deltas.dy,
+                                    .d_residual = args.dy});  // 6'
   }
   template <class Ctx>
   void end_data_half(Ctx& ctx, const backward_data_args& args) const {
     const mtp_saved<P>& s = args.saved;
     const mtp_weights<P>& w = args.weights;
     const mtp_deltas<P>& d = args.deltas;
-    linear<P>::backward_data(ctx, d.dx, w.w_eh, d.dpair);                                               // 4'
+    linear<P>::backward_data(ctx, d.dx, w.w_eh, d.dpair);  // 4'
     op::rms_norm<P>::backward(
         ctx, {.dy = right(d.dpair), .x = args.h, .gain = w.g_hidden, .rstd = s.h_rstd, .dx = args.dh});  // 3'
     op::rms_norm<P>::backward(
-        ctx, {.dy = left(d.dpair), .x = s.e, .gain = w.g_embedding, .rstd = s.e_rstd, .dx = d.de});     // 2'
+        ctx, {.dy = left(d.dpair), .x = s.e, .gain = w.g_embedding, .rstd = s.e_rstd, .dx = d.de});  // 2'
   }
   template <class Ctx>
   void own_weights(Ctx& ctx, const backward_weights_args& args) const {
@@ -221,14 +265,20 @@ struct mtp_module {
     const mtp_deltas<P>& d = args.deltas;
     const mtp_gradients<P>& g = args.gradients;
     op::rms_norm<P>::backward(
-        ctx, {.dy = args.d_normed, .x = s.y, .gain = w.g_head, .rstd = s.y_rstd, .dgain = g.g_head});   // 6'
-    linear<P>::backward_weights(ctx, d.dx, s.pair, g.w_eh);                                             // 4'
-    op::rms_norm<P>::backward(
-        ctx, {.dy = right(d.dpair), .x = args.h, .gain = w.g_hidden, .rstd = s.h_rstd, .dgain = g.g_hidden});  // 3'
-    op::rms_norm<P>::backward(
-        ctx, {.dy = left(d.dpair), .x = s.e, .gain = w.g_embedding, .rstd = s.e_rstd, .dgain = g.g_embedding});  // 2'
-    op::embedding<P>::backward(ctx, {.ids = args.ids, .dy = d.de, .dtable = args.d_embedding});         // 1'
+        ctx, {.dy = args.d_normed, .x = s.y, .gain = w.g_head, .rstd = s.y_rstd, .dgain = g.g_head});  // 6'
+    linear<P>::backward_weights(ctx, d.dx, s.pair, g.w_eh);                                            // 4'
+    op::rms_norm<P>::backward(ctx, {.dy = right(d.dpair),
+                                    .x = args.h,
+                                    .gain = w.g_hidden,
+                                    .rstd = s.h_rstd,
+                                    .dgain = g.g_hidden});  // 3'
+    op::rms_norm<P>::backward(ctx, {.dy = left(d.dpair),
+                                    .x = s.e,
+                                    .gain = w.g_embedding,
+                                    .rstd = s.e_rstd,
+                                    .dgain = g.g_embedding});                                    // 2'
+    op::embedding<P>::backward(ctx, {.ids = args.ids, .dy = d.de, .dtable = args.d_embedding});  // 1'
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

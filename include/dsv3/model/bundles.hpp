@@ -10,8 +10,9 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// One value per learnable parameter: weights, masters, gradients, moments. Names are the checkpoint's, but for the
-/// projections that lie in one tensor here (`gate_up_proj`, `experts.*`), which model/checkpoint.hpp takes apart.
+/// One value per learnable parameter: weights, masters, gradients, moments. Names are the checkpoint's, but
+/// for the projections that lie in one tensor here (`gate_up_proj`, `experts.*`), which model/checkpoint.hpp
+/// takes apart.
 template <class Matrix, class Vector = Matrix>
 struct model_tensors {
   model_config config;
@@ -19,7 +20,8 @@ struct model_tensors {
   std::vector<block_tensors<Matrix, Vector>> blocks;  // of the main model
   view<Vector, 1> g_final;                            // [hidden]
   view<Matrix, 2> head;                               // [vocab, hidden]
-  std::vector<mtp_tensors<Matrix, Vector>> mtp;       // layers config.layers, config.layers + 1, ... of the checkpoint
+  std::vector<mtp_tensors<Matrix, Vector>>
+      mtp;  // layers config.layers, config.layers + 1, ... of the checkpoint
 
   template <class Visit, class... Self>
   static void each_field(const model_config& c, Visit&& visit, Self&... self) {
@@ -37,18 +39,22 @@ struct model_tensors {
   }
 };
 
-template <precision P> using model_weights = model_tensors<weight<P>, master<P>>;
-template <precision P> using model_masters = model_tensors<master<P>>;
-template <precision P> using model_gradients = model_tensors<gradient<P>>;
-template <precision P> using model_moments = model_tensors<moment<P>>;
+template <precision P>
+using model_weights = model_tensors<weight<P>, master<P>>;
+template <precision P>
+using model_masters = model_tensors<master<P>>;
+template <precision P>
+using model_gradients = model_tensors<gradient<P>>;
+template <precision P>
+using model_moments = model_tensors<moment<P>>;
 
-/// State of the routers that is not learned by gradient. Row r belongs to router r: the main model's MoE layers first,
-/// then the MTP modules.
+/// State of the routers that is not learned by gradient. Row r belongs to router r: the main model's MoE
+/// layers first, then the MTP modules.
 template <precision P>
 struct routing_state {
   model_config config;
-  view<master<P>, 2> bias;        // [routers, experts]    e_score_correction_bias
-  view<std::int64_t, 2> load;     // [routers, experts]    assignments since the last update
+  view<master<P>, 2> bias;     // [routers, experts]    e_score_correction_bias
+  view<std::int64_t, 2> load;  // [routers, experts]    assignments since the last update
 
   template <class Visit, class... Self>
   static void each_field(const model_config& c, Visit&& visit, Self&... self) {
@@ -62,7 +68,8 @@ struct model_activation_config {
   index_t rows = 0, length = 0;  // a batch of rows of `length` tokens
   index_t sequences = 0;
   keep kept = keep::everything;
-  std::vector<permutation_config> plans = {};  // of each block and MTP module; deepseek_v3::activation_config fills it
+  std::vector<permutation_config> plans =
+      {};  // of each block and MTP module; deepseek_v3::activation_config fills it
 
   index_t tokens() const { return rows * length; }
   index_t depths() const { return 1 + model.mtp_depth; }
@@ -76,11 +83,12 @@ struct model_activation_config {
 template <precision P>
 struct model_saved {
   model_activation_config config;
-  view<std::int32_t, 2> ids;         // [depths, tokens]             what each depth reads
-  view<std::int32_t, 2> targets;     // [depths, tokens]             what each depth predicts
-  view<activation<P>, 3> hidden;     // [layers + 1, tokens, hidden] input of each block; last: output of the last block
-  view<accumulator<P>, 1> rstd;      // [tokens]                     of the final norm
-  view<activation<P>, 2> normed;     // [tokens, hidden]             after the final norm
+  view<std::int32_t, 2> ids;      // [depths, tokens]             what each depth reads
+  view<std::int32_t, 2> targets;  // [depths, tokens]             what each depth predicts
+  view<activation<P>, 3>
+      hidden;  // [layers + 1, tokens, hidden] input of each block; last: output of the last block
+  view<accumulator<P>, 1> rstd;   // [tokens]                     of the final norm
+  view<activation<P>, 2> normed;  // [tokens, hidden]             after the final norm
   std::vector<block_saved<P>> blocks;
   std::vector<mtp_saved<P>> mtp;
   std::vector<head_saved<P>> heads;  // of the main model, then of each MTP depth
@@ -96,13 +104,15 @@ struct model_saved {
     visit("rstd", shape{c.tokens()}, self.rstd...);
     visit("normed", shape{c.tokens(), c.model.hidden}, self.normed...);
     for (index_t l = 0; l < c.model.layers; ++l)
-      each_part("blocks." + std::to_string(l) + ".", c.block(l), visit, self.blocks[static_cast<std::size_t>(l)]...);
+      each_part("blocks." + std::to_string(l) + ".", c.block(l), visit,
+                self.blocks[static_cast<std::size_t>(l)]...);
     for (index_t k = 0; k < c.model.mtp_depth; ++k)
       each_part("mtp." + std::to_string(k) + ".", c.block(c.model.layers + k), visit,
                 self.mtp[static_cast<std::size_t>(k)]...);
     for (index_t k = 0; k < c.depths(); ++k)
-      each_part("heads." + std::to_string(k) + ".", c.head(), visit, self.heads[static_cast<std::size_t>(k)]...);
+      each_part("heads." + std::to_string(k) + ".", c.head(), visit,
+                self.heads[static_cast<std::size_t>(k)]...);
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

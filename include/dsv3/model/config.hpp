@@ -8,8 +8,8 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// What the first MTP module reads of the main model: the report leaves it open, engines that run the released
-/// weights use the state after the final norm.
+/// What the first MTP module reads of the main model: the report leaves it open, engines that run the
+/// released weights use the state after the final norm.
 enum class mtp_input { post_final_norm, pre_final_norm };
 
 /// How the router scores. softmax (DeepSeek-V2, no bias) can be planned, not run.
@@ -26,33 +26,51 @@ struct model_config {
   router_scoring scoring = router_scoring::sigmoid;
   gate_norm normalise_gates = gate_norm::sum_to_one;
   double routed_scale = 1;
-  double epsilon = 1e-6;            // of every norm but the two latent ones
+  double epsilon = 1e-6;  // of every norm but the two latent ones
   double latent_epsilon = 1e-6;
   rope_config rope;
-  index_t max_positions = 0;        // context length the model is for, tokens
+  index_t max_positions = 0;  // context length the model is for, tokens
   mtp_input mtp_reads = mtp_input::post_final_norm;
   std::int32_t bos_id = 0, eos_id = 1;
-  double init_deviation = 0.006;    // of every learnable matrix (report, section 4.2)
+  double init_deviation = 0.006;  // of every learnable matrix (report, section 4.2)
 
   index_t moe_layers() const { return layers - dense_layers; }
   /// Routers of the whole network: those of the main model's MoE layers, then one per MTP module.
   index_t routers() const { return moe_layers() + (experts > 0 ? mtp_depth : 0); }
 
   mla_config attention() const {
-    return {.hidden = hidden, .heads = heads, .qk_nope = qk_nope, .qk_rope = qk_rope, .v_dim = v_dim,
-            .kv_rank = kv_rank, .q_rank = q_rank, .latent_epsilon = latent_epsilon, .rope = rope};
+    return {.hidden = hidden,
+            .heads = heads,
+            .qk_nope = qk_nope,
+            .qk_rope = qk_rope,
+            .v_dim = v_dim,
+            .kv_rank = kv_rank,
+            .q_rank = q_rank,
+            .latent_epsilon = latent_epsilon,
+            .rope = rope};
   }
   moe_config moe() const {
-    return {.router = {.hidden = hidden, .experts = experts, .top_k = top_k, .groups = groups,
-                       .kept_groups = kept_groups, .normalise = normalise_gates, .scale = routed_scale},
-            .inner = expert_inner, .shared_experts = shared_experts};
+    return {.router = {.hidden = hidden,
+                       .experts = experts,
+                       .top_k = top_k,
+                       .groups = groups,
+                       .kept_groups = kept_groups,
+                       .normalise = normalise_gates,
+                       .scale = routed_scale},
+            .inner = expert_inner,
+            .shared_experts = shared_experts};
   }
   /// Block `layer` of the main model; `layer >= layers` is the block of an MTP module.
   block_config block(index_t layer) const {
-    block_config c{.attention = attention(), .kind = feed_forward::dense, .dense = {}, .experts = {},
+    block_config c{.attention = attention(),
+                   .kind = feed_forward::dense,
+                   .dense = {},
+                   .experts = {},
                    .epsilon = epsilon};
-    if (layer < dense_layers || experts == 0) c.dense = {hidden, dense_inner};
-    else c.kind = feed_forward::experts, c.experts = moe();
+    if (layer < dense_layers || experts == 0)
+      c.dense = {hidden, dense_inner};
+    else
+      c.kind = feed_forward::experts, c.experts = moe();
     return c;
   }
 
@@ -82,63 +100,167 @@ inline status model_config::check() const {
       .that(kv_rank > 0, "kv_lora_rank must be positive")
       .that(q_rank >= 0, "q_lora_rank must be positive, or null for direct queries")
       .that(qk_nope > 0 && v_dim > 0, "qk_nope_head_dim and v_head_dim must be positive")
-      .that(qk_rope > 0 && qk_rope % 2 == 0, "qk_rope_head_dim must be positive and even: rotary channels come in pairs")
-      .that(layers == dense_layers || experts > 0, "n_routed_experts must be positive where layers have experts")
+      .that(qk_rope > 0 && qk_rope % 2 == 0,
+            "qk_rope_head_dim must be positive and even: rotary channels come in pairs")
+      .that(layers == dense_layers || experts > 0,
+            "n_routed_experts must be positive where layers have experts")
       .that(experts == 0 || expert_inner > 0, "moe_intermediate_size must be positive")
       .that(shared_experts >= 0, "n_shared_experts must not be negative")
       .that(epsilon > 0 && latent_epsilon > 0, "rms_norm_eps must be positive")
       .that(rope.theta > 1, "rope_theta must be greater than 1")
-      .that(rope.factor >= 1 && rope.original_length > 0, "rope_scaling needs a factor of at least 1 and a positive "
-                                                          "original_max_position_embeddings")
+      .that(rope.factor >= 1 && rope.original_length > 0,
+            "rope_scaling needs a factor of at least 1 and a positive "
+            "original_max_position_embeddings")
       .that(max_positions > 0, "max_position_embeddings must be positive");
   if (status bad = need.verdict(); !bad) return bad;
   return experts > 0 ? moe().router.check() : status{};
 }
 
 inline model_config model_config::deepseek_v3() {
-  return {.vocab = 129280, .hidden = 7168, .layers = 61, .dense_layers = 3, .mtp_depth = 1, .dense_inner = 18432,
-          .heads = 128, .q_rank = 1536, .kv_rank = 512, .qk_nope = 128, .qk_rope = 64, .v_dim = 128,
-          .expert_inner = 2048, .experts = 256, .shared_experts = 1, .top_k = 8, .groups = 8, .kept_groups = 4,
-          .routed_scale = 2.5, .rope = {.factor = 40, .original_length = 4096}, .max_positions = 163840};
+  return {.vocab = 129280,
+          .hidden = 7168,
+          .layers = 61,
+          .dense_layers = 3,
+          .mtp_depth = 1,
+          .dense_inner = 18432,
+          .heads = 128,
+          .q_rank = 1536,
+          .kv_rank = 512,
+          .qk_nope = 128,
+          .qk_rope = 64,
+          .v_dim = 128,
+          .expert_inner = 2048,
+          .experts = 256,
+          .shared_experts = 1,
+          .top_k = 8,
+          .groups = 8,
+          .kept_groups = 4,
+          .routed_scale = 2.5,
+          .rope = {.factor = 40, .original_length = 4096},
+          .max_positions = 163840};
 }
 
 inline model_config model_config::deepseek_v2() {
-  return {.vocab = 102400, .hidden = 5120, .layers = 60, .dense_layers = 1, .dense_inner = 12288,
-          .heads = 128, .q_rank = 1536, .kv_rank = 512, .qk_nope = 128, .qk_rope = 64, .v_dim = 128,
-          .expert_inner = 1536, .experts = 160, .shared_experts = 2, .top_k = 6, .groups = 8, .kept_groups = 3,
-          .scoring = router_scoring::softmax, .normalise_gates = gate_norm::none, .routed_scale = 16,
-          .rope = {.factor = 40, .original_length = 4096}, .max_positions = 163840,
-          .bos_id = 100000, .eos_id = 100001};
+  return {.vocab = 102400,
+          .hidden = 5120,
+          .layers = 60,
+          .dense_layers = 1,
+          .dense_inner = 12288,
+          .heads = 128,
+          .q_rank = 1536,
+          .kv_rank = 512,
+          .qk_nope = 128,
+          .qk_rope = 64,
+          .v_dim = 128,
+          .expert_inner = 1536,
+          .experts = 160,
+          .shared_experts = 2,
+          .top_k = 6,
+          .groups = 8,
+          .kept_groups = 3,
+          .scoring = router_scoring::softmax,
+          .normalise_gates = gate_norm::none,
+          .routed_scale = 16,
+          .rope = {.factor = 40, .original_length = 4096},
+          .max_positions = 163840,
+          .bos_id = 100000,
+          .eos_id = 100001};
 }
 
 inline model_config model_config::deepseek_v2_lite() {
-  return {.vocab = 102400, .hidden = 2048, .layers = 27, .dense_layers = 1, .dense_inner = 10944,
-          .heads = 16, .q_rank = 0, .kv_rank = 512, .qk_nope = 128, .qk_rope = 64, .v_dim = 128,
-          .expert_inner = 1408, .experts = 64, .shared_experts = 2, .top_k = 6,
-          .scoring = router_scoring::softmax, .normalise_gates = gate_norm::none,
+  return {.vocab = 102400,
+          .hidden = 2048,
+          .layers = 27,
+          .dense_layers = 1,
+          .dense_inner = 10944,
+          .heads = 16,
+          .q_rank = 0,
+          .kv_rank = 512,
+          .qk_nope = 128,
+          .qk_rope = 64,
+          .v_dim = 128,
+          .expert_inner = 1408,
+          .experts = 64,
+          .shared_experts = 2,
+          .top_k = 6,
+          .scoring = router_scoring::softmax,
+          .normalise_gates = gate_norm::none,
           .rope = {.factor = 40, .original_length = 4096, .mscale = 0.707, .mscale_all_dim = 0.707},
-          .max_positions = 163840, .bos_id = 100000, .eos_id = 100001};
+          .max_positions = 163840,
+          .bos_id = 100000,
+          .eos_id = 100001};
 }
 
 inline model_config model_config::moonlight_16b() {
-  return {.vocab = 163840, .hidden = 2048, .layers = 27, .dense_layers = 1, .dense_inner = 11264,
-          .heads = 16, .q_rank = 0, .kv_rank = 512, .qk_nope = 128, .qk_rope = 64, .v_dim = 128,
-          .expert_inner = 1408, .experts = 64, .shared_experts = 2, .top_k = 6, .routed_scale = 2.446,
-          .epsilon = 1e-5, .rope = {.theta = 50000}, .max_positions = 8192, .bos_id = 163584, .eos_id = 163586};
+  return {.vocab = 163840,
+          .hidden = 2048,
+          .layers = 27,
+          .dense_layers = 1,
+          .dense_inner = 11264,
+          .heads = 16,
+          .q_rank = 0,
+          .kv_rank = 512,
+          .qk_nope = 128,
+          .qk_rope = 64,
+          .v_dim = 128,
+          .expert_inner = 1408,
+          .experts = 64,
+          .shared_experts = 2,
+          .top_k = 6,
+          .routed_scale = 2.446,
+          .epsilon = 1e-5,
+          .rope = {.theta = 50000},
+          .max_positions = 8192,
+          .bos_id = 163584,
+          .eos_id = 163586};
 }
 
 inline model_config model_config::tiny() {
-  return {.vocab = 512, .hidden = 256, .layers = 4, .dense_layers = 1, .mtp_depth = 1, .dense_inner = 512,
-          .heads = 4, .q_rank = 96, .kv_rank = 64, .qk_nope = 32, .qk_rope = 16, .v_dim = 32,
-          .expert_inner = 128, .experts = 16, .shared_experts = 1, .top_k = 4, .groups = 4, .kept_groups = 2,
-          .routed_scale = 2.5, .rope = {.factor = 4, .original_length = 64}, .max_positions = 256};
+  return {.vocab = 512,
+          .hidden = 256,
+          .layers = 4,
+          .dense_layers = 1,
+          .mtp_depth = 1,
+          .dense_inner = 512,
+          .heads = 4,
+          .q_rank = 96,
+          .kv_rank = 64,
+          .qk_nope = 32,
+          .qk_rope = 16,
+          .v_dim = 32,
+          .expert_inner = 128,
+          .experts = 16,
+          .shared_experts = 1,
+          .top_k = 4,
+          .groups = 4,
+          .kept_groups = 2,
+          .routed_scale = 2.5,
+          .rope = {.factor = 4, .original_length = 64},
+          .max_positions = 256};
 }
 
 inline model_config model_config::mini() {
-  return {.vocab = 4096, .hidden = 512, .layers = 8, .dense_layers = 2, .mtp_depth = 1, .dense_inner = 1536,
-          .heads = 8, .q_rank = 256, .kv_rank = 128, .qk_nope = 64, .qk_rope = 32, .v_dim = 64,
-          .expert_inner = 256, .experts = 64, .shared_experts = 1, .top_k = 8, .groups = 8, .kept_groups = 4,
-          .routed_scale = 2.5, .rope = {.factor = 8, .original_length = 256}, .max_positions = 2048};
+  return {.vocab = 4096,
+          .hidden = 512,
+          .layers = 8,
+          .dense_layers = 2,
+          .mtp_depth = 1,
+          .dense_inner = 1536,
+          .heads = 8,
+          .q_rank = 256,
+          .kv_rank = 128,
+          .qk_nope = 64,
+          .qk_rope = 32,
+          .v_dim = 64,
+          .expert_inner = 256,
+          .experts = 64,
+          .shared_experts = 1,
+          .top_k = 8,
+          .groups = 8,
+          .kept_groups = 4,
+          .routed_scale = 2.5,
+          .rope = {.factor = 8, .original_length = 256},
+          .max_positions = 2048};
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -9,8 +9,9 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// A batch of rows of tokens. Position i of depth k reads inputs[row, i + k] and predicts labels[row, i + k]; depth 0
-/// is the main model. For plain text, inputs and labels are two column ranges of one array, one apart.
+/// A batch of rows of tokens. Position i of depth k reads inputs[row, i + k] and predicts labels[row, i + k];
+/// depth 0 is the main model. For plain text, inputs and labels are two column ranges of one array, one
+/// apart.
 struct token_batch {
   view<const std::int32_t, 2> inputs;  // [rows, length + mtp_depth]     -1: no token
   view<const std::int32_t, 2> labels;  // [rows, length + mtp_depth]     -1: no target
@@ -26,14 +27,14 @@ struct deepseek_v3 {
   struct forward_args {
     const token_batch& batch;
     const model_weights<P>& weights;
-    view<const master<P>, 2> bias;                    // [routers, experts]
+    view<const master<P>, 2> bias;  // [routers, experts]
     rope_table<const accumulator<P>> rope;
     balance_options balance = {};
-    view<double, 1> losses;                           // [depths + 1]         cross entropy by depth, balance; written
-    view<std::int64_t, 2> load = {};                  // [routers, experts]   added to when not empty
-    view<accumulator<P>, 2> logits = {};              // [tokens, vocab]      of the main model; written when not empty
+    view<double, 1> losses;               // [depths + 1]         cross entropy by depth, balance; written
+    view<std::int64_t, 2> load = {};      // [routers, experts]   added to when not empty
+    view<accumulator<P>, 2> logits = {};  // [tokens, vocab]      of the main model; written when not empty
     std::vector<view<accumulator<P>, 2>> mtp_logits = {};  // [mtp_depth]     likewise
-    model_saved<P>& saved;                            // written
+    model_saved<P>& saved;                                 // written
   };
   struct backward_args {
     const token_batch& batch;
@@ -41,13 +42,14 @@ struct deepseek_v3 {
     view<const master<P>, 2> bias;
     rope_table<const accumulator<P>> rope;
     balance_options balance = {};
-    double loss_scale = 1;                            // of everything
-    double mtp_weight = 0;                            // lambda: the mean of the MTP losses counts this much
+    double loss_scale = 1;  // of everything
+    double mtp_weight = 0;  // lambda: the mean of the MTP losses counts this much
     const model_saved<P>& saved;
-    model_gradients<P>& gradients;                    // added to
+    model_gradients<P>& gradients;  // added to
   };
 
-  model_activation_config activation_config(index_t rows, index_t length, index_t sequences, keep kept) const {
+  model_activation_config activation_config(index_t rows, index_t length, index_t sequences,
+                                            keep kept) const {
     model_activation_config c{config, rows, length, sequences, kept, {}};
     for (index_t l = 0; l < config.layers + config.mtp_depth; ++l)
       c.plans.push_back(block_of(l).activation_config(rows * length, sequences, kept).plan);
@@ -61,27 +63,46 @@ struct deepseek_v3 {
     const index_t depths = s.config.depths();
     op::fill<double>::constant(ctx, {.y = args.losses, .value = 0});
     const auto balance_loss = args.losses.rows(depths, depths + 1);
-    for (index_t k = 0; k < depths; ++k) shift(ctx, args.batch, k, s);                                   // 1
-    op::embedding<P>::forward(ctx, {.ids = s.ids[0], .table = w.embedding, .y = s.hidden[0]});          // 2
-    for (index_t l = 0; l < config.layers; ++l)                                                         // 3
-      block_of(l).forward(ctx, {.x = s.hidden[l], .weights = w.blocks[at(l)], .batch = block_batch(args, l),
-                                .y = s.hidden[l + 1], .balance_loss = balance_loss,
-                                .load = router_row(args.load, l), .saved = &s.blocks[at(l)]});
-    op::rms_norm<P>::forward(ctx, {.x = s.hidden[config.layers], .gain = w.g_final, .y = s.normed, .rstd = s.rstd,
-                                   .epsilon = config.epsilon});                                         // 4
-    output().forward(ctx, {.x = s.normed, .w = w.head, .targets = s.targets[0], .scale = mean_scale(args.batch, 0),
-                           .loss = args.losses.rows(0, 1), .logits = args.logits, .saved = &s.heads[0]});  // 5
+    for (index_t k = 0; k < depths; ++k) shift(ctx, args.batch, k, s);                          // 1
+    op::embedding<P>::forward(ctx, {.ids = s.ids[0], .table = w.embedding, .y = s.hidden[0]});  // 2
+    for (index_t l = 0; l < config.layers; ++l)                                                 // 3
+      block_of(l).forward(ctx, {.x = s.hidden[l],
+                                .weights = w.blocks[at(l)],
+                                .batch = block_batch(args, l),
+                                .y = s.hidden[l + 1],
+                                .balance_loss = balance_loss,
+                                .load = router_row(args.load, l),
+                                .saved = &s.blocks[at(l)]});
+    op::rms_norm<P>::forward(ctx, {.x = s.hidden[config.layers],
+                                   .gain = w.g_final,
+                                   .y = s.normed,
+                                   .rstd = s.rstd,
+                                   .epsilon = config.epsilon});  // 4
+    output().forward(ctx, {.x = s.normed,
+                           .w = w.head,
+                           .targets = s.targets[0],
+                           .scale = mean_scale(args.batch, 0),
+                           .loss = args.losses.rows(0, 1),
+                           .logits = args.logits,
+                           .saved = &s.heads[0]});  // 5
     for (index_t k = 1; k < depths; ++k) {
       const index_t layer = config.layers + k - 1;
-      module(k).forward(ctx, {.h = representation(s, k - 1), .ids = s.ids[k], .embedding = w.embedding,
-                              .weights = w.mtp[at(k - 1)], .batch = block_batch(args, layer),
-                              .balance_loss = balance_loss, .load = router_row(args.load, layer),
-                              .saved = s.mtp[at(k - 1)]});                                              // 6
-      output().forward(ctx, {.x = s.mtp[at(k - 1)].normed, .w = w.head, .targets = s.targets[k],
-                             .scale = mean_scale(args.batch, k), .loss = args.losses.rows(k, k + 1),
-                             .logits = args.mtp_logits.empty() ? view<accumulator<P>, 2>{}
-                                                               : args.mtp_logits[at(k - 1)],
-                             .saved = &s.heads[at(k)]});                                                // 7
+      module(k).forward(ctx, {.h = representation(s, k - 1),
+                              .ids = s.ids[k],
+                              .embedding = w.embedding,
+                              .weights = w.mtp[at(k - 1)],
+                              .batch = block_batch(args, layer),
+                              .balance_loss = balance_loss,
+                              .load = router_row(args.load, layer),
+                              .saved = s.mtp[at(k - 1)]});  // 6
+      output().forward(
+          ctx, {.x = s.mtp[at(k - 1)].normed,
+                .w = w.head,
+                .targets = s.targets[k],
+                .scale = mean_scale(args.batch, k),
+                .loss = args.losses.rows(k, k + 1),
+                .logits = args.mtp_logits.empty() ? view<accumulator<P>, 2>{} : args.mtp_logits[at(k - 1)],
+                .saved = &s.heads[at(k)]});  // 7
     }
   }
 
@@ -95,20 +116,35 @@ struct deepseek_v3 {
     const auto stream = [&] { return ctx.scratch.template tensor<activation<P>>(tokens, config.hidden); };
     const auto d_normed = stream(), d_head = stream();
     view<activation<P>, 2> dh = stream(), dh_before = stream();
-    output().backward(ctx, {.x = s.normed, .w = w.head, .targets = s.targets[0],
-                            .scale = mean_scale(args.batch, 0) * args.loss_scale, .saved = s.heads[0],
-                            .dx = d_normed, .dw = g.head});                                             // 5'
+    output().backward(ctx, {.x = s.normed,
+                            .w = w.head,
+                            .targets = s.targets[0],
+                            .scale = mean_scale(args.batch, 0) * args.loss_scale,
+                            .saved = s.heads[0],
+                            .dx = d_normed,
+                            .dw = g.head});    // 5'
     view<const activation<P>, 2> from_deeper;  // gradient of this depth's representation
     for (index_t k = depths - 1; k >= 1; --k) {
       const index_t layer = config.layers + k - 1;
       const double scale = mean_scale(args.batch, k) * args.loss_scale * args.mtp_weight /
                            static_cast<double>(config.mtp_depth);
-      output().backward(ctx, {.x = s.mtp[at(k - 1)].normed, .w = w.head, .targets = s.targets[k], .scale = scale,
-                              .saved = s.heads[at(k)], .dx = d_head, .dw = g.head});                    // 7'
-      module(k).backward(ctx, {.d_normed = d_head, .dy = from_deeper, .h = representation(s, k - 1),
-                               .ids = s.ids[k], .weights = w.mtp[at(k - 1)], .batch = block_batch(args, layer),
-                               .saved = s.mtp[at(k - 1)], .dh = dh, .gradients = g.mtp[at(k - 1)],
-                               .d_embedding = g.embedding});                                            // 6'
+      output().backward(ctx, {.x = s.mtp[at(k - 1)].normed,
+                              .w = w.head,
+                              .targets = s.targets[k],
+                              .scale = scale,
+                              .saved = s.heads[at(k)],
+                              .dx = d_head,
+                              .dw = g.head});  // 7'
+      module(k).backward(ctx, {.d_normed = d_head,
+                               .dy = from_deeper,
+                               .h = representation(s, k - 1),
+                               .ids = s.ids[k],
+                               .weights = w.mtp[at(k - 1)],
+                               .batch = block_batch(args, layer),
+                               .saved = s.mtp[at(k - 1)],
+                               .dh = dh,
+                               .gradients = g.mtp[at(k - 1)],
+                               .d_embedding = g.embedding});  // 6'
       from_deeper = dh;
       std::swap(dh, dh_before);
     }
@@ -116,16 +152,24 @@ struct deepseek_v3 {
     if (!from_deeper.empty() && joins_after_norm)
       op::add<P>::forward(ctx, {.a = d_normed, .b = from_deeper, .y = d_normed});
     op::rms_norm<P>::backward(
-        ctx, {.dy = d_normed, .x = s.hidden[config.layers], .gain = w.g_final, .rstd = s.rstd, .dx = dh,
+        ctx, {.dy = d_normed,
+              .x = s.hidden[config.layers],
+              .gain = w.g_final,
+              .rstd = s.rstd,
+              .dx = dh,
               .dgain = g.g_final,
-              .d_residual = joins_after_norm ? view<const activation<P>, 2>{} : from_deeper});          // 4'
-    for (index_t l = config.layers - 1; l >= 0; --l) {                                                  // 3'
-      block_of(l).backward(ctx, {.dy = dh, .x = s.hidden[l], .weights = w.blocks[at(l)],
-                                 .batch = block_batch(args, l), .saved = s.blocks[at(l)], .dx = dh_before,
+              .d_residual = joins_after_norm ? view<const activation<P>, 2>{} : from_deeper});  // 4'
+    for (index_t l = config.layers - 1; l >= 0; --l) {                                          // 3'
+      block_of(l).backward(ctx, {.dy = dh,
+                                 .x = s.hidden[l],
+                                 .weights = w.blocks[at(l)],
+                                 .batch = block_batch(args, l),
+                                 .saved = s.blocks[at(l)],
+                                 .dx = dh_before,
                                  .gradients = g.blocks[at(l)]});
       std::swap(dh, dh_before);
     }
-    op::embedding<P>::backward(ctx, {.ids = s.ids[0], .dy = dh, .dtable = g.embedding});                // 2'
+    op::embedding<P>::backward(ctx, {.ids = s.ids[0], .dy = dh, .dtable = g.embedding});  // 2'
   }
 
  private:
@@ -152,7 +196,9 @@ struct deepseek_v3 {
   typename block<P, L>::batch_args block_batch(const Args& args, index_t layer) const {
     balance_options balance = args.balance;
     if constexpr (requires { args.loss_scale; }) balance.coefficient *= args.loss_scale;
-    return {.sequence = args.batch.sequence, .rope = args.rope, .bias = router_row(args.bias, layer),
+    return {.sequence = args.batch.sequence,
+            .rope = args.rope,
+            .bias = router_row(args.bias, layer),
             .balance = balance};
   }
 
@@ -167,8 +213,9 @@ struct deepseek_v3 {
     const index_t rows = s.config.rows, length = s.config.length;
     using move = op::copy<std::int32_t, std::int32_t>;
     move::forward(ctx, {.x = batch.inputs.columns(k, k + length), .y = view{s.ids[k].data(), rows, length}});
-    move::forward(ctx, {.x = batch.labels.columns(k, k + length), .y = view{s.targets[k].data(), rows, length}});
+    move::forward(ctx,
+                  {.x = batch.labels.columns(k, k + length), .y = view{s.targets[k].data(), rows, length}});
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI
