@@ -16,15 +16,14 @@ struct implementation<op::gemm<P, Output>, backend::cpu> {
   template <class Ctx, class Args>
   static accumulator<P>* scratch(const Ctx& ctx, scratch_arena& arena, const Args& args) {
     const auto p = product_of(args);
-    return tiles_of<decltype(p)>::panels(arena, ctx.threads, p.m, p.n, p.k);
+    return tiles_of<decltype(p)>::panels(arena, ctx.threads, {p.m(), p.n(), p.k()});
   }
 
   template <class Ctx, class Args>
   static void run(Ctx& ctx, const Args& args) {
     const auto p = product_of(args);
-    accumulator<P>* panels = scratch(ctx, ctx.scratch, args);
-    tiles_of<decltype(p)>::run(
-        ctx.threads, 1, p.m, p.n, p.k, [&](index_t) { return p; }, panels);
+    const auto only = [&](index_t) { return p; };
+    tiles_of<decltype(p)>::run(ctx.threads, 1, {p.m(), p.n(), p.k()}, only, scratch(ctx, ctx.scratch, args));
   }
 
  private:
@@ -34,24 +33,18 @@ struct implementation<op::gemm<P, Output>, backend::cpu> {
   // y = x · wᵀ
   static auto product_of(const forward_args& args) {
     return cpu::tiled_product<activation<P>, weight<P>, Output>{
-        args.x.extent(0),    args.w.extent(0), args.x.extent(1), cpu::transpose::no,
-        cpu::transpose::yes, args.x.data(),    args.x.stride(0), args.w.data(),
-        args.w.stride(0),    args.y.data(),    args.y.stride(0), args.into};
+        cpu::transpose::no, args.x, cpu::transpose::yes, args.w, args.y, args.into};
   }
   // dx = dy · w
   static auto product_of(const backward_data_args& args) {
     return cpu::tiled_product<Output, weight<P>, activation<P>>{
-        args.dy.extent(0),  args.w.extent(1), args.w.extent(0),  cpu::transpose::no,
-        cpu::transpose::no, args.dy.data(),   args.dy.stride(0), args.w.data(),
-        args.w.stride(0),   args.dx.data(),   args.dx.stride(0), args.into};
+        cpu::transpose::no, args.dy, cpu::transpose::no, args.w, args.dx, args.into};
   }
   // dw += dyᵀ · x
   static auto product_of(const backward_weights_args& args) {
     return cpu::tiled_product<Output, activation<P>, gradient<P>>{
-        args.dw.extent(0),  args.dw.extent(1), args.x.extent(0),  cpu::transpose::yes,
-        cpu::transpose::no, args.dy.data(),    args.dy.stride(0), args.x.data(),
-        args.x.stride(0),   args.dw.data(),    args.dw.stride(0), store::add};
+        cpu::transpose::yes, args.dy, cpu::transpose::no, args.x, args.dw, store::add};
   }
 };
 
-}  // namespace dsv3::inline DSV3_ABI
+}  // namespace dsv3

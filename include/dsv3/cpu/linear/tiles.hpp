@@ -13,32 +13,38 @@
 
 namespace dsv3::inline DSV3_ABI::cpu {
 
-/// c = op(a) · op(b), written to c or added to it; op(a) [m, k], op(b) [k, n], c [m, n], row-major.
+/// c = op(a) · op(b), written to c or added to it; op(a) [m, k], op(b) [k, n], c [m, n].
 template <class A, class B, class C>
 struct tiled_product {
   using a_element = A;
   using b_element = B;
   using c_element = C;
 
-  index_t m, n, k;
-  transpose ta, tb;
-  const A* a;
-  index_t lda;
-  const B* b;
-  index_t ldb;
-  C* c;
-  index_t ldc;
+  transpose ta;
+  view<const A, 2> a;
+  transpose tb;
+  view<const B, 2> b;
+  view<C, 2> c;
   store into;
 
-  /// The part that makes the tile of c with this corner and these extents.
-  tiled_product tile(index_t row, index_t column, index_t rows, index_t columns) const {
-    tiled_product part = *this;
-    part.m = rows, part.n = columns;
-    part.a += ta == transpose::no ? row * lda : row;
-    part.b += tb == transpose::no ? column : column * ldb;
-    part.c += row * ldc + column;
-    return part;
+  index_t m() const { return c.extent(0); }
+  index_t n() const { return c.extent(1); }
+  index_t k() const { return a.extent(ta == transpose::no ? 1 : 0); }
+
+  /// The part that makes these rows and columns of c.
+  tiled_product part(index_range rows, index_range columns) const {
+    return {ta,
+            a.slice(ta == transpose::no ? 0 : 1, rows.begin, rows.end),
+            tb,
+            b.slice(tb == transpose::no ? 1 : 0, columns.begin, columns.end),
+            c.rows(rows.begin, rows.end).columns(columns.begin, columns.end),
+            into};
   }
+};
+
+/// Extents of a product, or the largest ones of several.
+struct product_extents {
+  index_t m, n, k;
 };
 
 /// Runs products whose sums are of type Sum. Operands of another type are converted to Sum block by block, in
@@ -47,144 +53,141 @@ template <class Sum, class Product>
 class tiles {
  public:
   /// Panels for `threads` threads and products of at most these extents; null where nothing needs converting.
-  static Sum* panels(scratch_arena& arena, int threads, index_t m, index_t n, index_t k) {
-    return converts ? arena.take<Sum>(std::max(threads, 1) * panel_extents(m, n, k).elements()) : nullptr;
+  static Sum* panels(scratch_arena& arena, int threads, const product_extents& most) {
+    return converts ? arena.take<Sum>(std::max(threads, 1) * largest_tile(most).elements()) : nullptr;
   }
 
-  /// Runs product_of(g) for every g in [0, groups); no output may overlap another. (m, n, k) and `panels` as
+  /// Runs product_of(g) for every g in [0, groups); no output may overlap another. `most` and `panels` as
   /// above.
   template <class ProductOf>
-  static void run(int threads, index_t groups, index_t m, index_t n, index_t k, ProductOf&& product_of,
+  static void run(int threads, index_t groups, const product_extents& most, ProductOf&& product_of,
                   Sum* panels) {
-    const panel largest = panel_extents(m, n, k);
-    const panel shape = tile_shape(threads, groups, largest, product_of);
-    const index_t total = count_tiles(groups, shape, product_of);
+    const tile largest = largest_tile(most), shape = tile_for(threads, groups, largest, product_of);
+    const index_t total = shape.number(groups, product_of);
     std::atomic<index_t> next = 0;
     const index_t workers = std::clamp<index_t>(total, 1, std::max(threads, 1));
     parallel_parts(threads, workers, [&](index_t worker) {
       Sum* mine = converts ? panels + worker * largest.elements() : nullptr;
-      index_t group = 0, before = 0;  // number of tiles in the groups before `group`
-      for (index_t tile = next++; tile < total; tile = next++) {
-        while (tile - before >= shape.tiles_of(product_of(group)))
-          before += shape.tiles_of(product_of(group++));
+      index_t group = 0, before = 0;  // `before`: tiles of the groups before `group`
+      for (index_t at = next++; at < total; at = next++) {
+        while (at - before >= shape.number_in(product_of(group)))
+          before += shape.number_in(product_of(group++));
         const Product whole = product_of(group);
-        const index_t across = ceil_div(whole.n, shape.columns);
-        const index_t row = (tile - before) / across * shape.rows,
-                      column = (tile - before) % across * shape.columns;
-        multiply(whole.tile(row, column, std::min(shape.rows, whole.m - row),
-                            std::min(shape.columns, whole.n - column)),
-                 largest.depth, mine);
+        const index_t across = ceil_div(whole.n(), shape.columns);
+        const index_t row = (at - before) / across * shape.rows,
+                      column = (at - before) % across * shape.columns;
+        multiply(whole.part({row, std::min(row + shape.rows, whole.m())},
+                            {column, std::min(column + shape.columns, whole.n())}),
+                 shape.depth, mine);
       }
     });
   }
 
  private:
-  using A = typename Product::a_element;
-  using B = typename Product::b_element;
-  using C = typename Product::c_element;
-  static constexpr bool converts_a = !std::is_same_v<A, Sum>, converts_b = !std::is_same_v<B, Sum>,
-                        converts_c = !std::is_same_v<C, Sum>,
+  template <class Element>
+  static constexpr bool foreign = !std::is_same_v<Element, Sum>;
+  static constexpr bool converts_a = foreign<typename Product::a_element>,
+                        converts_b = foreign<typename Product::b_element>,
+                        converts_c = foreign<typename Product::c_element>,
                         converts = converts_a || converts_b || converts_c;
 
-  // Extents of a tile, and the depth up to which it is summed at a time.
-  struct panel {
+  // The extents of a tile, and how deep it is summed at a time.
+  struct tile {
     index_t rows, columns, depth;
+
     index_t elements() const {
       return (converts_a ? rows * depth : 0) + (converts_b ? columns * depth : 0) +
              (converts_c ? rows * columns : 0);
     }
-    index_t tiles_of(const Product& p) const { return ceil_div(p.m, rows) * ceil_div(p.n, columns); }
+    index_t number_in(const Product& p) const { return ceil_div(p.m(), rows) * ceil_div(p.n(), columns); }
+    template <class ProductOf>
+    index_t number(index_t groups, ProductOf&& product_of) const {
+      index_t total = 0;
+      for (index_t g = 0; g < groups; ++g) total += number_in(product_of(g));
+      return total;
+    }
   };
 
-  static panel panel_extents(index_t m, index_t n, index_t k) {
-    m = std::max<index_t>(m, 1), n = std::max<index_t>(n, 1), k = std::max<index_t>(k, 1);
-    if (!converts) return {m, n, k};
-    return {std::min<index_t>(m, 256), std::min<index_t>(n, 512),
-            std::min<index_t>(k, 256)};  // about a megabyte
+  // Panels of one thread take about a megabyte; products without panels may be one tile.
+  static tile largest_tile(const product_extents& most) {
+    const auto bound = [](index_t extent, index_t limit) {
+      return std::max<index_t>(converts ? std::min(extent, limit) : extent, 1);
+    };
+    return {bound(most.m, 256), bound(most.n, 512), bound(most.k, 256)};
   }
 
+  // The largest tiles of which every thread gets four, so that a slow thread can be helped out; but no
+  // smaller than is worth handing out. A function of extents and thread count alone.
   template <class ProductOf>
-  static index_t count_tiles(index_t groups, const panel& shape, ProductOf&& product_of) {
-    index_t total = 0;
-    for (index_t g = 0; g < groups; ++g) total += shape.tiles_of(product_of(g));
-    return total;
-  }
-
-  // The largest tiles that still give every thread four, so that a slow thread can be helped out, and that
-  // are worth the hand-out. A function of the extents and the thread count alone.
-  template <class ProductOf>
-  static panel tile_shape(int threads, index_t groups, panel shape, ProductOf&& product_of) {
+  static tile tile_for(int threads, index_t groups, tile shape, ProductOf&& product_of) {
     constexpr index_t edge = 64, worthwhile = index_t{1} << 18;
     if (threads <= 1) return shape;
-    index_t multiplications = 0;
+    index_t work = 0;
     for (index_t g = 0; g < groups; ++g) {
       const Product p = product_of(g);
-      multiplications += p.m * p.n * std::max<index_t>(p.k, 1);
+      work += p.m() * p.n() * std::max<index_t>(p.k(), 1);
     }
-    for (index_t total; (total = count_tiles(groups, shape, product_of)) < 4 * threads;) {
+    for (index_t total; (total = shape.number(groups, product_of)) < 4 * threads;) {
       index_t& longer = shape.rows >= shape.columns ? shape.rows : shape.columns;
-      if (longer <= edge || multiplications < 2 * worthwhile * total) break;
+      if (longer <= edge || work < 2 * worthwhile * total) break;
       longer = round_up(ceil_div(longer, 2), edge);
     }
     return shape;
   }
 
-  template <class From>
-  static void convert(const From* from, index_t distance, index_t rows, index_t columns, Sum* to) {
-    for (index_t r = 0; r < rows; ++r, from += distance, to += columns) {
-      DSV3_SIMD
-      for (index_t i = 0; i < columns; ++i) to[i] = Sum(from[i]);
-    }
-  }
-
-  // The block of a matrix stored with `distance` between rows, as numbers of type Sum: itself, or converted
-  // in `panel`.
-  template <class From>
-  static const Sum* block(const From* from, index_t& distance, index_t rows, index_t columns, Sum* panel) {
-    if constexpr (std::is_same_v<From, Sum>) {
-      return from;
-    } else {
-      convert(from, distance, rows, columns, panel);
-      distance = columns;
-      return panel;
-    }
-  }
-
   static void multiply(const Product& p, index_t depth, Sum* panel) {
-    Sum* a_panel = panel;
-    Sum* b_panel = a_panel + (converts_a ? p.m * depth : 0);
-    Sum* sums = b_panel + (converts_b ? p.n * depth : 0);
-    index_t sums_distance = p.n;
-    bool adds = false;
-    if constexpr (!converts_c) sums = p.c, sums_distance = p.ldc, adds = p.into == store::add;
+    const index_t k = p.k();
+    Sum *a_panel = panel, *b_panel = a_panel + (converts_a ? p.m() * depth : 0);
+    view<Sum, 2> sums;
+    if constexpr (converts_c)
+      sums = view{b_panel + (converts_b ? p.n() * depth : 0), p.m(), p.n()};
+    else
+      sums = p.c;
+    Sum keep = Sum(!converts_c && p.into == store::add ? 1 : 0);
     index_t first = 0;
     do {  // once even where there is nothing to sum: the output is still written
-      const index_t now = std::min(depth, p.k - first);
-      const bool as_is_a = p.ta == transpose::no, as_is_b = p.tb == transpose::no;
-      index_t lda = p.lda, ldb = p.ldb;
-      const Sum* a = block(p.a + (as_is_a ? first : first * lda), lda, as_is_a ? p.m : now,
-                           as_is_a ? now : p.m, a_panel);
-      const Sum* b = block(p.b + (as_is_b ? first * ldb : first), ldb, as_is_b ? now : p.n,
-                           as_is_b ? p.n : now, b_panel);
-      product(p.ta, p.tb, p.m, p.n, now, Sum(1), a, lda, b, ldb, adds ? Sum(1) : Sum(0), sums, sums_distance);
-      adds = true;
-      first += now;
-    } while (first < p.k);
-    if constexpr (converts_c) put(p, sums);
+      const index_t last = std::min(first + depth, k);
+      const auto a = as_sums(p.a.slice(p.ta == transpose::no ? 1 : 0, first, last), a_panel);
+      const auto b = as_sums(p.b.slice(p.tb == transpose::no ? 0 : 1, first, last), b_panel);
+      product(p.ta, p.tb, p.m(), p.n(), last - first, Sum(1), a.data(), a.stride(0), b.data(), b.stride(0),
+              keep, sums.data(), sums.stride(0));
+      keep = Sum(1);
+      first = last;
+    } while (first < k);
+    if constexpr (converts_c) put(sums, p.c, p.into);
   }
 
-  static void put(const Product& p, const Sum* sums) {
-    for (index_t r = 0; r < p.m; ++r, sums += p.n) {
-      C* c = p.c + r * p.ldc;
-      if (p.into == store::add) {
+  // The matrix itself, or a copy of type Sum in `panel`.
+  template <class Element>
+  static view<const Sum, 2> as_sums(const view<const Element, 2>& from, Sum* panel) {
+    if constexpr (!foreign<Element>) {
+      return from;
+    } else {
+      const index_t columns = from.extent(1);
+      for (index_t r = 0; r < from.extent(0); ++r) {
+        const Element* row = from[r].data();
+        Sum* to = panel + r * columns;
         DSV3_SIMD
-        for (index_t i = 0; i < p.n; ++i) c[i] = C(Sum(c[i]) + sums[i]);
+        for (index_t i = 0; i < columns; ++i) to[i] = Sum(row[i]);
+      }
+      return view<const Sum, 2>{panel, from.extent(0), columns};
+    }
+  }
+
+  template <class Element>
+  static void put(const view<Sum, 2>& sums, const view<Element, 2>& to, store into) {
+    for (index_t r = 0; r < to.extent(0); ++r) {
+      const Sum* from = sums[r].data();
+      Element* row = to[r].data();
+      if (into == store::add) {
+        DSV3_SIMD
+        for (index_t i = 0; i < to.extent(1); ++i) row[i] = Element(Sum(row[i]) + from[i]);
       } else {
         DSV3_SIMD
-        for (index_t i = 0; i < p.n; ++i) c[i] = C(sums[i]);
+        for (index_t i = 0; i < to.extent(1); ++i) row[i] = Element(from[i]);
       }
     }
   }
 };
 
-}  // namespace dsv3::inline DSV3_ABI::cpu
+}  // namespace dsv3::cpu
