@@ -34,11 +34,11 @@ TEST_CASE("measure finds exactly the peak of a composition and computes nothing"
   for (const dsv3::index_t n : {0, 1, 8, 9, 100}) {
     std::vector<double> x(static_cast<std::size_t>(n), 2.0), y(static_cast<std::size_t>(n), 1.0);
     const auto work = [&](auto& ctx) { negated_sum(ctx, view{x.data(), n}, view{y.data(), n}); };
+    dsv3::host_memory memory;
     cpu_context<toy::host> ctx;
     const std::size_t bytes = dsv3::measure(ctx, work);
     CHECK(y == std::vector<double>(static_cast<std::size_t>(n), 1.0));
 
-    dsv3::host_memory memory;
     ctx.scratch = dsv3::scratch_arena{memory, bytes};
     work(ctx);
     CHECK(ctx.scratch.peak() == bytes);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Names that other people's headers define as macros (complex.h, termios.h, windows.h, sys/sysmacros.h, Arduino).
-// A header of ours that uses one of them as a name breaks in their programs; here it breaks in our test.
+// Names that other people's headers define as macros (complex.h, termios.h, windows.h, sys/sysmacros.h,
+// Arduino). A header of ours that uses one of them as a name breaks in their programs; here it breaks in our
+// test.
 #pragma once
 
 #define I dsv3_must_not_use_this_name @

@@ -92,12 +92,6 @@ FNR == 1 {
     complain("asks which compiler is at work; only base/config.hpp and number/ may")
 }
 
-{
-  text = $0
-  gsub(/[\200-\277]/, "", text)  # continuation bytes of UTF-8 take no column
-  if (length(text) > 110) complain("has " length(text) " columns, at most 110 are allowed")
-}
-
 END {
   finish_file()
   printf "%d headers read\n", headers

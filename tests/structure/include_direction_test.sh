@@ -39,7 +39,6 @@ plant op/b.hpp "includes a CUDA header and is no .cuh" '#include <cuda_runtime.h
 plant op/c.hpp "asks which compiler is at work" '#ifdef __CUDACC__' '#endif'
 plant op/d.cuh "needs nvcc and does not lie in cuda/"
 plant op/e.hpp "includes with quotes" '#include "view.hpp"'
-plant op/f.hpp "has 111 columns" "// $(printf 'x%.0s' $(seq 108))"
 plant op/g.hpp "has 803 lines" $(printf '//%.0s ' $(seq 800))
 plant op/string_utils.hpp "has a name that says nothing"
 plant attic/a.hpp "lies in a folder without a floor"
