@@ -72,18 +72,30 @@ void multiply_panels(index_t depth, const T* a, const T* b, T* sums) {
     for (index_t j = 0; j < columns; ++j) sums[i * columns + j] = tile[i][j];
 }
 
+// The part of a tile that lies inside c goes there.
+template <class T>
+void put_sums(const T* sums, index_t rows, index_t columns, T alpha, T keep, T* c, index_t ldc) {
+  for (index_t i = 0; i < rows; ++i, sums += product_blocks<T>::register_columns, c += ldc) {
+    if (keep == T(0)) {
+      for (index_t j = 0; j < columns; ++j) c[j] = alpha * sums[j];
+    } else {
+      for (index_t j = 0; j < columns; ++j) c[j] = alpha * sums[j] + keep * c[j];
+    }
+  }
+}
+
 }  // namespace detail
 
-/// c = alpha · op(a) · op(b) + beta · c  with op(a) [m, k], op(b) [k, n], c [m, n], by our own loop on this
-/// thread. Everything is row-major; lda, ldb, ldc are the distances between stored rows. Any extent may be
-/// zero. Where beta is zero c is never read; where m, n or k is zero or alpha is, a and b are not.
+/// c = alpha · op(a) · op(b) + beta · c  with op(a) [m, k], op(b) [k, n], c [m, n], by our own loop on this thread.
+/// Everything is row-major; lda, ldb, ldc are the distances between stored rows. Any extent may be zero. Where beta
+/// is zero c is never read.
 template <class T>
 void blocked_product(transpose ta, transpose tb, index_t m, index_t n, index_t k,
                      std::type_identity_t<T> alpha, const T* a, index_t lda, const T* b, index_t ldb,
                      std::type_identity_t<T> beta, T* c, index_t ldc) {
   using blocks = detail::product_blocks<T>;
   constexpr index_t rows = blocks::register_rows, columns = blocks::register_columns;
-  if (k == 0 || alpha == T(0)) {
+  if (k == 0) {
     for (index_t i = 0; i < m; ++i)
       for (index_t j = 0; j < n; ++j) c[i * ldc + j] = beta == T(0) ? T(0) : beta * c[i * ldc + j];
     return;
@@ -105,16 +117,8 @@ void blocked_product(transpose ta, transpose tb, index_t m, index_t n, index_t k
         for (index_t j = 0; j < width; j += columns)
           for (index_t i = 0; i < height; i += rows) {
             detail::multiply_panels(depth, a_block + i * depth, b_block + j * depth, sums);
-            for (index_t r = 0; r < std::min(rows, height - i); ++r) {
-              T* to = c + (i0 + i + r) * ldc + j0 + j;
-              const T* from = sums + r * columns;
-              const index_t live = std::min(columns, width - j);
-              if (keep == T(0)) {
-                for (index_t s = 0; s < live; ++s) to[s] = alpha * from[s];
-              } else {
-                for (index_t s = 0; s < live; ++s) to[s] = alpha * from[s] + keep * to[s];
-              }
-            }
+            detail::put_sums(sums, std::min(rows, height - i), std::min(columns, width - j), alpha, keep,
+                             c + (i0 + i) * ldc + j0 + j, ldc);
           }
       }
     }
