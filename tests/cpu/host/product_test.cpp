@@ -26,8 +26,8 @@ namespace {
 
 /// The products under test; all have one signature.
 template <class T>
-using product_function = void (*)(transpose, transpose, index_t, index_t, index_t, std::type_identity_t<T>, const T*,
-                                  index_t, const T*, index_t, std::type_identity_t<T>, T*, index_t);
+using product_function = void (*)(transpose, transpose, index_t, index_t, index_t, std::type_identity_t<T>,
+                                  const T*, index_t, const T*, index_t, std::type_identity_t<T>, T*, index_t);
 
 template <class T>
 struct named_product {
@@ -38,10 +38,10 @@ struct named_product {
 template <class T>
 const std::vector<named_product<T>>& products() {
   static const std::vector<named_product<T>> all = {
-      {"product", cpu::product<T>},
-      {"blocked_product", cpu::blocked_product<T>},
+    {"product", cpu::product<T>},
+    {"blocked_product", cpu::blocked_product<T>},
 #if DSV3_BLAS
-      {"blas_product", cpu::blas_product<T>},
+    {"blas_product", cpu::blas_product<T>},
 #endif
   };
   return all;
@@ -57,9 +57,14 @@ struct fixture {
   guarded<T> a, b, c;
 
   fixture(transpose ta_, transpose tb_, index_t m_, index_t n_, index_t k_, index_t gap)
-      : ta(ta_), tb(tb_), m(m_), n(n_), k(k_),
+      : ta(ta_),
+        tb(tb_),
+        m(m_),
+        n(n_),
+        k(k_),
         a(gap, ta == transpose::no ? m : k, ta == transpose::no ? k : m),
-        b(gap + 1, tb == transpose::no ? k : n, tb == transpose::no ? n : k), c(2 * gap, m, n) {
+        b(gap + 1, tb == transpose::no ? k : n, tb == transpose::no ? n : k),
+        c(2 * gap, m, n) {
     a.normal(1), b.normal(2);
   }
 
@@ -91,12 +96,13 @@ constexpr double row_tolerance = sizeof(T) == 8 ? 1e-12 : 2e-5;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("products agree with the sums, whatever the orientation, extents and gaps", T, float, double) {
+TEST_CASE_TEMPLATE("products agree with the sums, whatever the orientation, extents and gaps", T, float,
+                   double) {
   struct extents {
     index_t m, n, k;
   };
-  constexpr extents cases[] = {{1, 1, 1},   {1, 70, 33},  {70, 1, 33},    {12, 32, 256},  {13, 33, 257},
-                               {5, 3, 600}, {97, 129, 5}, {100, 140, 31}, {64, 64, 1}, {250, 131, 300}};
+  constexpr extents cases[] = {{1, 1, 1},   {1, 70, 33},  {70, 1, 33},    {12, 32, 256}, {13, 33, 257},
+                               {5, 3, 600}, {97, 129, 5}, {100, 140, 31}, {64, 64, 1},   {250, 131, 300}};
   for (const auto& product : products<T>())
     for (const transpose ta : orientations)
       for (const transpose tb : orientations)
@@ -112,7 +118,8 @@ TEST_CASE_TEMPLATE("products agree with the sums, whatever the orientation, exte
             if (beta != 0) f.c.normal(3);  // otherwise poison, which must not be read
             const auto expected = f.expected(alpha, beta, f.c.values());
             f.run(product.call, alpha, beta);
-            const double scale = std::sqrt(static_cast<double>(e.k));  // of a sum; a row of one may be near zero
+            const double scale =
+                std::sqrt(static_cast<double>(e.k));  // of a sum; a row of one may be near zero
             CHECK(support::worst_row(f.c.values(), expected, e.n, scale) <= row_tolerance<T>);
             CHECK(f.intact());
           }
@@ -160,7 +167,8 @@ TEST_CASE_TEMPLATE("products reach beyond 2^31 elements", T, float, double) {
     for (index_t i = 0; i < rows; ++i)
       for (index_t p = 0; p < 2; ++p) a.data()[i * distance + p] = T(10 * i + p + 1);
     const T b[2] = {2, -1};
-    product.call(transpose::no, transpose::no, rows, 1, 2, 1, a.data(), distance, b, 1, 0, c.data(), distance);
+    product.call(transpose::no, transpose::no, rows, 1, 2, 1, a.data(), distance, b, 1, 0, c.data(),
+                 distance);
     for (index_t i = 0; i < rows; ++i) CHECK(c.data()[i * distance] == T(2 * (10 * i + 1) - (10 * i + 2)));
     const T ones[rows] = {1, 1, 1, 1};
     T sums[2];
@@ -181,7 +189,8 @@ TEST_CASE_TEMPLATE("rows further apart than a 32-bit number, and rows that are o
   CHECK(c[1] == 20);
 
   const T row[3] = {1, 2, 3}, ones[3] = {1, 1, 1};
-  cpu::product(transpose::no, transpose::yes, 2, 1, 3, 1, row, 0, ones, 3, 0, c, 1);  // both rows of a are `row`
+  cpu::product(transpose::no, transpose::yes, 2, 1, 3, 1, row, 0, ones, 3, 0, c,
+               1);  // both rows of a are `row`
   CHECK(c[0] == 6);
   CHECK(c[1] == 6);
 }
