@@ -163,10 +163,9 @@ class atomic_file {
   std::uint64_t size() const { return size_; }
 
   /// Takes the room on the disk at once, so that a full disk is found before the first byte and not after the
-  /// last. File systems that cannot promise room are left to fail while writing.
+  /// last; the file is then at least this long. File systems that cannot promise room fail while writing.
   void reserve(std::uint64_t bytes) {
-    if (bytes == 0 || ::fallocate(handle_.number(), FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes)) == 0)
-      return;
+    if (bytes == 0 || ::fallocate(handle_.number(), 0, 0, static_cast<off_t>(bytes)) == 0) return;
     if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) fail(bytes, errno);
   }
 
@@ -229,15 +228,21 @@ class growing_file {
       : path_(std::move(path)), size_(keep_bytes) {
     handle_ = detail::descriptor{::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)};
     if (handle_.number() < 0) detail::raise_file(path_, "cannot be opened for writing", errno);
-    if (::ftruncate(handle_.number(), static_cast<off_t>(keep_bytes)) != 0)
+    // A device such as /dev/null has no length and says EINVAL.
+    if (::ftruncate(handle_.number(), static_cast<off_t>(keep_bytes)) != 0 && errno != EINVAL)
       detail::raise_file(path_, "cannot be shortened", errno);
   }
 
-  /// A record that did not fit is overwritten by the next one that does.
+  /// All of the record, or an error and none of it.
   void append(std::string_view record) {
     std::uint64_t end = size_;
     const int number = detail::write_fully(handle_, end, std::as_bytes(std::span(record)));
-    if (number != 0) detail::raise_write(path_, record.size() - (end - size_), number);
+    if (number != 0) {
+      const std::uint64_t missing = record.size() - (end - size_);
+      // Should this fail too, the next record begins over the torn one.
+      [[maybe_unused]] const int taken_back = ::ftruncate(handle_.number(), static_cast<off_t>(size_));
+      detail::raise_write(path_, missing, number);
+    }
     size_ = end;
   }
 

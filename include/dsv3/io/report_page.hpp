@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What every report page holds beside its figures: the style before them, and the script that reads values out.
+// What a report page holds beside its figures: the style before them, after them the script for reading values.
 #pragma once
 
 #include <dsv3/base/config.hpp>
@@ -9,17 +9,21 @@
 namespace dsv3::inline DSV3_ABI::detail {
 
 inline constexpr std::string_view report_head = R"page(<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
 <style>
 :root{color-scheme:light dark;--page:#f5f4f1;--card:#fcfcfb;--text:#1c1c1a;--faint:#6b6a66;--edge:#e4e3df}
-@media (prefers-color-scheme:dark){:root{--page:#111110;--card:#1a1a19;--text:#f2f1ee;--faint:#a3a29c;--edge:#2e2e2b}}
+@media (prefers-color-scheme:dark){
+:root{--page:#111110;--card:#1a1a19;--text:#f2f1ee;--faint:#a3a29c;--edge:#2e2e2b}}
 body{margin:0 auto;padding:28px 24px 60px;max-width:1240px;background:var(--page);color:var(--text);
 font:14px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif}
 h1{font-size:22px;margin:0 0 18px}h2{font-size:16px;margin:32px 0 12px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:12px;margin-bottom:16px}
 .tile{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:12px 14px}
-.tile span{display:block;color:var(--faint);font-size:12px}.tile b{display:block;font-size:22px;font-weight:600}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));gap:16px;align-items:start}
+.tile span{display:block;color:var(--faint);font-size:12px}
+.tile b{display:block;font-size:22px;font-weight:600}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));gap:16px;
+align-items:start}
 figure{margin:0;background:var(--card);border:1px solid var(--edge);border-radius:8px;overflow:hidden}
 svg{display:block;width:100%;height:auto}
 table{border-collapse:collapse;width:100%;background:var(--card);border:1px solid var(--edge)}
@@ -27,7 +31,8 @@ td{padding:4px 14px;border-top:1px solid var(--edge);font-variant-numeric:tabula
 td:first-child{color:var(--faint);width:40%}
 #readout{position:fixed;display:none;pointer-events:none;background:var(--card);color:var(--text);
 border:1px solid var(--edge);border-radius:6px;padding:6px 10px;font-size:12px;box-shadow:0 2px 10px #0003}
-#readout i{display:inline-block;width:12px;height:3px;border-radius:2px;margin-right:6px;vertical-align:middle}
+#readout i{display:inline-block;width:12px;height:3px;border-radius:2px;margin-right:6px;
+vertical-align:middle}
 #readout div{font-variant-numeric:tabular-nums}
 </style>
 )page";
@@ -64,7 +69,8 @@ function readLine(svg) {
         const middle = (low + high) >> 1;
         if (curve.points[middle][0] < x) low = middle; else high = middle;
       }
-      const point = x - curve.points[low][0] < curve.points[high][0] - x ? curve.points[low] : curve.points[high];
+      const before = curve.points[low], after = curve.points[high];
+      const point = x - before[0] < after[0] - x ? before : after;
       return {curve, point, distance: Math.abs(point[0] - x)};
     }).filter(hit => hit.distance < 14).sort((a, b) => a.distance - b.distance);
     if (nearest.length === 0) return null;

@@ -132,11 +132,13 @@ class plot_axis {
 inline constexpr std::string_view plot_style = R"(<style>
 .dsv3-plot{--ink:#1c1c1a;--quiet:#6b6a66;--grid:#e4e3df;--axis:#b9b8b3;--ground:#fcfcfb;
 --s0:#2a78d6;--s1:#d9601f;--s2:#159a6b;--s3:#b98200;--s4:#5b49b8;--s5:#c9487f;
---h0:#184f95;--h1:#2a78d6;--h2:#6da7ec;--h3:#b7d3f6;--h4:#efeeeb;--h5:#f6cdb6;--h6:#ee9a6b;--h7:#d9601f;--h8:#97400f;
+--h0:#184f95;--h1:#2a78d6;--h2:#6da7ec;--h3:#b7d3f6;--h4:#efeeeb;
+--h5:#f6cdb6;--h6:#ee9a6b;--h7:#d9601f;--h8:#97400f;
 font:12px system-ui,-apple-system,"Segoe UI",sans-serif;background:var(--ground)}
 @media (prefers-color-scheme:dark){.dsv3-plot{--ink:#f2f1ee;--quiet:#a3a29c;--grid:#2e2e2b;--axis:#55544f;
 --ground:#1a1a19;--s0:#4c93e8;--s1:#e07038;--s2:#25a97c;--s3:#c98f14;--s4:#9b8fec;--s5:#dd6a9a;
---h0:#9cc6f9;--h1:#5b9fee;--h2:#2f6fbf;--h3:#27456b;--h4:#34342f;--h5:#66402c;--h6:#a9562a;--h7:#e07038;--h8:#f7b28d}}
+--h0:#9cc6f9;--h1:#5b9fee;--h2:#2f6fbf;--h3:#27456b;--h4:#34342f;
+--h5:#66402c;--h6:#a9562a;--h7:#e07038;--h8:#f7b28d}}
 .dsv3-plot text{fill:var(--quiet)}.dsv3-plot .title{fill:var(--ink);font-weight:600;font-size:14px}
 .dsv3-plot .grid{stroke:var(--grid)}.dsv3-plot .axis{stroke:var(--axis)}
 .dsv3-plot .line{fill:none;stroke-width:1.75;stroke-linejoin:round;stroke-linecap:round}
