@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a bench reports beside its time: the rate, and the rate's share of the limit measured in the same process.
+// What a bench reports beside its time: the rate, and its share of the limit measured in the same process.
 #pragma once
 
 #include <support/limits.hpp>
@@ -13,8 +13,8 @@ inline void on_threads(benchmark::internal::Benchmark* bench) {
   bench->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime();
 }
 
-/// An operation whose limit is memory: `bytes` read and written by one iteration. A share above 1 means that the
-/// tensors stay in a cache.
+/// An operation whose limit is memory: `bytes` read and written by one iteration. A share above 1 means that
+/// the tensors stay in a cache.
 inline void count_bytes(benchmark::State& state, double bytes, int threads) {
   constexpr auto rate = benchmark::Counter::kIsIterationInvariantRate;
   state.counters["bytes/s"] = {bytes, rate};

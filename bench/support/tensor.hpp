@@ -18,7 +18,8 @@ class tensor {
  public:
   template <std::integral... Extent>
   explicit tensor(Extent... extents)
-      : block_(memory(), sizeof(T) * static_cast<std::size_t>((index_t{1} * ... * static_cast<index_t>(extents)))),
+      : block_(memory(),
+               sizeof(T) * static_cast<std::size_t>((index_t{1} * ... * static_cast<index_t>(extents)))),
         view_(reinterpret_cast<T*>(block_.data()), extents...) {
     fill(T());
   }
@@ -37,8 +38,9 @@ class tensor {
     const dsv3::random_stream random(20260101, stream);
     constexpr index_t period = 65536;
     for (index_t i = 0; i < view_.size(); ++i)
-      view_.data()[i] = i < period ? T(static_cast<float>(deviation * random.normal(static_cast<std::uint64_t>(i))))
-                                   : view_.data()[i - period];
+      view_.data()[i] = i < period
+                            ? T(static_cast<float>(deviation * random.normal(static_cast<std::uint64_t>(i))))
+                            : view_.data()[i - period];
     return *this;
   }
 

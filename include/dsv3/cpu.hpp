@@ -10,10 +10,13 @@
 #include <dsv3/cpu/expert/swiglu.hpp>
 #include <dsv3/cpu/linear/gemm.hpp>
 #include <dsv3/cpu/linear/grouped_gemm.hpp>
+#include <dsv3/cpu/loss/cross_entropy.hpp>
 #include <dsv3/cpu/memory/add.hpp>
 #include <dsv3/cpu/memory/copy.hpp>
 #include <dsv3/cpu/memory/fill.hpp>
 #include <dsv3/cpu/norm/rms_norm.hpp>
+#include <dsv3/cpu/optim/adamw.hpp>
+#include <dsv3/cpu/optim/global_norm.hpp>
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
 #include <dsv3/cpu/routing/balance.hpp>
 #include <dsv3/cpu/routing/router.hpp>

@@ -33,10 +33,12 @@ struct rms_norm_gradients {
   std::vector<double> dx, dgain;
 };
 
-/// ds[j] = Σ_i dy[i] ∂y[i]/∂s[j] + d_residual[j] with ∂y[i]/∂s[j] = gain[i] (r [i = j] − s[i] s[j] r³ / hidden).
+/// ds[j] = Σ_i dy[i] ∂y[i]/∂s[j] + d_residual[j] with ∂y[i]/∂s[j] = gain[i] (r [i = j] − s[i] s[j] r³ /
+/// hidden).
 inline rms_norm_gradients rms_norm_backward(const std::vector<double>& dy, const std::vector<double>& s,
-                                            const std::vector<double>& d_residual, const std::vector<double>& gain,
-                                            std::size_t tokens, double epsilon) {
+                                            const std::vector<double>& d_residual,
+                                            const std::vector<double>& gain, std::size_t tokens,
+                                            double epsilon) {
   const std::size_t hidden = gain.size();
   const std::vector<double> rstd = rms_norm(s, {}, gain, tokens, epsilon).rstd;
   rms_norm_gradients result{std::vector<double>(s.size()), std::vector<double>(hidden)};
@@ -46,7 +48,8 @@ inline rms_norm_gradients rms_norm_backward(const std::vector<double>& dy, const
     for (std::size_t j = 0; j < hidden; ++j) {
       double sum = d_residual.empty() ? 0 : d_residual[t * hidden + j];
       for (std::size_t i = 0; i < hidden; ++i)
-        sum += up[i] * gain[i] * ((i == j ? r : 0.0) - row[i] * row[j] * r * r * r / static_cast<double>(hidden));
+        sum += up[i] * gain[i] *
+               ((i == j ? r : 0.0) - row[i] * row[j] * r * r * r / static_cast<double>(hidden));
       result.dx[t * hidden + j] = sum;
       result.dgain[j] += up[j] * row[j] * r;
     }

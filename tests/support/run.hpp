@@ -8,8 +8,8 @@
 
 namespace support {
 
-/// work(ctx) on `threads` threads with exactly the scratch bytes that measure() finds for it. `work` runs twice, the
-/// first time without computing, so it must not change anything itself.
+/// work(ctx) on `threads` threads with exactly the scratch bytes that measure() finds for it. `work` runs
+/// twice, the first time without computing, so it must not change anything itself.
 template <class Work>
 void run(int threads, Work&& work) {
   dsv3::host_memory memory;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// RMSNorm moves memory: its limit is the copy bandwidth. `of_copy` above 1 means that the tensors stay in a cache.
+// RMSNorm moves memory: its limit is the copy bandwidth.
 #include <dsv3/cpu/norm/rms_norm.hpp>
 
 #include <support/counters.hpp>
@@ -46,7 +46,7 @@ void backward(benchmark::State& state) {
   for (auto _ : state)
     op::rms_norm<P>::backward(ctx, {.dy = t.dy, .x = t.x, .gain = t.gain, .rstd = t.rstd, .dx = t.dx,
                                     .dgain = t.dgain, .d_residual = t.residual});
-  support::count_bytes(state, 6.0 * t.x.bytes(), threads);  // dy, x, d_residual, dx; dy and x again for the gain
+  support::count_bytes(state, 6.0 * t.x.bytes(), threads);  // dy, x, d_residual, dx; again dy and x for dgain
 }
 
 BENCHMARK_TEMPLATE(forward, fp32, support::deepseek_v3)->Apply(support::on_threads);

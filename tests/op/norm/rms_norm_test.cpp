@@ -36,7 +36,8 @@ struct fixture {
   fixture(shape_case c, index_t gap)
       : tokens(c.tokens), hidden(c.hidden), x(gap, tokens, hidden), residual(gap + 1, tokens, hidden),
         sum(gap, tokens, hidden), y(2 * gap, tokens, hidden), dy(gap, tokens, hidden),
-        d_residual(gap, tokens, hidden), dx(gap, tokens, hidden), gain(0, hidden), rstd(0, tokens), dgain(0, hidden) {
+        d_residual(gap, tokens, hidden), dx(gap, tokens, hidden), gain(0, hidden), rstd(0, tokens),
+        dgain(0, hidden) {
     x.normal(1, 3), residual.normal(2), dy.normal(3), d_residual.normal(4);
     gain.normal(5).assign(shifted(gain.values(), 1));
     dgain.fill([](index_t) { return 0; });
@@ -57,7 +58,8 @@ struct fixture {
   }
   /// Of with_residual(): s is in `sum`.
   typename op::rms_norm<P>::backward_args backward() {
-    return {.dy = dy, .x = sum, .gain = gain, .rstd = rstd, .dx = dx, .dgain = dgain, .d_residual = d_residual};
+    return {
+        .dy = dy, .x = sum, .gain = gain, .rstd = rstd, .dx = dx, .dgain = dgain, .d_residual = d_residual};
   }
 
   void forward(int threads = 2) {
@@ -67,8 +69,8 @@ struct fixture {
     support::run(threads, [&](auto& ctx) { op::rms_norm<P>::backward(ctx, backward()); });
   }
   bool intact() {
-    return x.intact() && residual.intact() && sum.intact() && y.intact() && dy.intact() && d_residual.intact() &&
-           dx.intact() && gain.intact() && rstd.intact() && dgain.intact();
+    return x.intact() && residual.intact() && sum.intact() && y.intact() && dy.intact() &&
+           d_residual.intact() && dx.intact() && gain.intact() && rstd.intact() && dgain.intact();
   }
 };
 
@@ -90,7 +92,8 @@ TEST_CASE_TEMPLATE("rms_norm agrees with the oracle", P, fp64_reference, fp32, b
       CHECK(support::worst_row(f.rstd.values(), plain.rstd, 1) <= row);
 
       f.forward();
-      const auto joined = oracle::rms_norm(f.x.values(), f.residual.values(), f.gain.values(), tokens, epsilon);
+      const auto joined =
+          oracle::rms_norm(f.x.values(), f.residual.values(), f.gain.values(), tokens, epsilon);
       CHECK(support::worst_row(f.sum.values(), joined.s, f.hidden) <= row);
       CHECK(support::worst_row(f.y.values(), joined.y, f.hidden) <= row);
       CHECK(support::worst_row(f.rstd.values(), joined.rstd, 1) <= row);
@@ -129,12 +132,14 @@ TEST_CASE("rms_norm gradients are the slopes of the oracle") {
   };
   std::vector<double> dx, dgain;
   for (double& number : x) dx.push_back(support::central_difference(number, support::difference_step, loss));
-  for (double& number : gain) dgain.push_back(support::central_difference(number, support::difference_step, loss));
+  for (double& number : gain)
+    dgain.push_back(support::central_difference(number, support::difference_step, loss));
   CHECK(support::worst_row(f.dx.values(), dx, f.hidden) <= support::difference_tolerance);
   CHECK(support::worst_row(f.dgain.values(), dgain, f.hidden) <= support::difference_tolerance);
 }
 
-TEST_CASE_TEMPLATE("rms_norm writes activation gradients and adds weight gradients", P, fp64_reference, fp32) {
+TEST_CASE_TEMPLATE("rms_norm writes activation gradients and adds weight gradients", P, fp64_reference,
+                   fp32) {
   fixture<P> f({9, 50}, 1);
   f.forward(), f.backward(2);
   const auto dx = f.dx, dgain = f.dgain;
@@ -145,7 +150,8 @@ TEST_CASE_TEMPLATE("rms_norm writes activation gradients and adds weight gradien
   CHECK(f.dgain.values() == twice);
 }
 
-TEST_CASE_TEMPLATE("rms_norm gives the same bits on any number of threads", P, fp64_reference, fp32, bf16_mixed) {
+TEST_CASE_TEMPLATE("rms_norm gives the same bits on any number of threads", P, fp64_reference, fp32,
+                   bf16_mixed) {
   fixture<P> one({65, 1031}, 1);
   one.forward(1), one.backward(1);
   for (const int threads : {1, 2, 3, 7}) {
@@ -266,7 +272,8 @@ TEST_CASE("rms_norm says what does not fit") {
   };
   CHECK(forward([](auto&) {}) == "");
   CHECK(forward([&](auto& a) { a.y = other.y; }) == "rms_norm.forward: y has 3 tokens, x has 4");
-  CHECK(forward([&](auto& a) { a.y = f.y.get().columns(0, 7); }) == "rms_norm.forward: y has 7 columns, x has 8");
+  CHECK(forward([&](auto& a) { a.y = f.y.get().columns(0, 7); }) ==
+        "rms_norm.forward: y has 7 columns, x has 8");
   CHECK(forward([&](auto& a) { a.gain = other.gain; }) == "rms_norm.forward: gain has 9 columns, x has 8");
   CHECK(forward([&](auto& a) { a.rstd = other.rstd; }) == "rms_norm.forward: rstd has 3 tokens, x has 4");
   CHECK(forward([&](auto& a) { a.sum = {}; }) == "rms_norm.forward: sum has 0 tokens, x has 4");
@@ -284,12 +291,14 @@ TEST_CASE("rms_norm says what does not fit") {
   CHECK(backward([&](auto& a) { a.x = other.x; }) == "rms_norm.backward: x has 3 tokens, dy has 4");
   CHECK(backward([&](auto& a) { a.rstd = {}; }) == "rms_norm.backward: rstd has 0 tokens, dy has 4");
   CHECK(backward([&](auto& a) { a.dx = other.dx; }) == "rms_norm.backward: dx has 3 tokens, dy has 4");
-  CHECK(backward([&](auto& a) { a.dgain = other.dgain; }) == "rms_norm.backward: dgain has 9 columns, dy has 8");
+  CHECK(backward([&](auto& a) { a.dgain = other.dgain; }) ==
+        "rms_norm.backward: dgain has 9 columns, dy has 8");
   CHECK(backward([&](auto& a) { a.d_residual = other.x; }) ==
         "rms_norm.backward: d_residual has 3 tokens, dy has 4");
 
   cpu_context<> ctx;
   auto bad = f.with_residual();
   bad.y = other.y;
-  CHECK(support::raised([&] { op::rms_norm<P>::forward(ctx, bad); }) == "rms_norm.forward: y has 3 tokens, x has 4");
+  CHECK(support::raised([&] { op::rms_norm<P>::forward(ctx, bad); }) ==
+        "rms_norm.forward: y has 3 tokens, x has 4");
 }

@@ -11,10 +11,12 @@ namespace dsv3::inline DSV3_ABI::cpu {
 
 /// exp within 2 ulp over the whole float range; overflow gives infinity, underflow zero, NaN stays NaN.
 DSV3_FORCE_INLINE float exponential(float x) {
-  // x = n ln 2 + r with |r| <= ln 2 / 2; exp r by its series, 2^n through the exponent field in two halves, so that
-  // results in the subnormal range round once.
-  const float clamped = x < -104.0f ? -104.0f : (x > 89.0f ? 89.0f : x);
-  const float shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
+  // x = n ln 2 + r with |r| <= ln 2 / 2; exp r by its series, 2^n through the exponent field in two halves,
+  // so that results in the subnormal range round once.
+  const float above = x > -104.0f ? x : -104.0f;  // NaN too, which has no integer below
+  const float clamped = above < 89.0f ? above : 89.0f;
+  const float shifted =
+      clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
   const float n = shifted - 12582912.0f;
   const float r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
   float e = 1.0f / 5040;
@@ -33,6 +35,22 @@ DSV3_FORCE_INLINE float exponential(float x) {
 
 /// The reference precision uses libm.
 inline double exponential(double x) { return std::exp(x); }
+
+/// sqrt within 1 ulp, x >= 0. A loop over libm's does not vectorise, because that reports negative numbers by
+/// errno.
+DSV3_FORCE_INLINE float square_root(float x) {
+  const bool tiny = x < 1e-30f;  // subnormal numbers have too few bits to start from
+  const float scaled = tiny ? x * 0x1p48f : x;
+  // y -> 1 / sqrt(scaled), from a guess that halves and negates the exponent: each step of Newton doubles the
+  // digits.
+  float y = __builtin_bit_cast(float, 0x5F375A86 - (__builtin_bit_cast(std::int32_t, scaled) >> 1));
+  for (int step = 0; step < 3; ++step) y = y * (1.5f - 0.5f * scaled * y * y);
+  const float root = scaled * y;
+  const float nearer = (root + 0.5f * y * (scaled - root * root)) * (tiny ? 0x1p-24f : 1.0f);
+  return x <= 0x1.fffffep127f ? nearer : x;  // infinity and NaN stay
+}
+
+inline double square_root(double x) { return std::sqrt(x); }
 
 template <class T>
 DSV3_FORCE_INLINE T sigmoid(T x) {

@@ -38,10 +38,10 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
   // Rows per thread below which a thread costs more than it does.
   static index_t row_grain(index_t hidden) { return 1 + 8192 / (hidden + 1); }
 
-  // The loops over a row stand in functions of their own: a pointer that a lambda captured by reference is read anew
-  // for every element of a vectorised sum.
-  static const activation<P>* add_rows(const activation<P>* x, const activation<P>* residual, activation<P>* sum,
-                                       index_t hidden) {
+  // The loops over a row stand in functions of their own: a pointer that a lambda captured by reference is
+  // read anew for every element of a vectorised sum.
+  static const activation<P>* add_rows(const activation<P>* x, const activation<P>* residual,
+                                       activation<P>* sum, index_t hidden) {
     DSV3_SIMD
     for (index_t i = 0; i < hidden; ++i) sum[i] = activation<P>(acc(x[i]) + acc(residual[i]));
     return sum;
@@ -87,7 +87,7 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
     }
   }
 
-  // Columns are shared among threads, so every gain is summed over tokens in one order whatever the thread count.
+  // Columns are shared among threads, so every gain is summed in token order whatever the thread count.
   template <class Ctx>
   static void backward_gain(Ctx& ctx, const typename op_type::backward_args& args) {
     constexpr index_t strip = 256;  // columns whose sums stay in the nearest cache
