@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+// What a model is before its first step (report, section 4.2).
+#pragma once
+
+#include <dsv3/model/bundles.hpp>
+#include <dsv3/op/memory/copy.hpp>
+#include <dsv3/op/memory/fill.hpp>
+
+#include <cstdint>
+#include <string_view>
+
+namespace dsv3::inline DSV3_ABI {
+
+namespace detail {
+// FNV-1a, 64 bits.
+constexpr std::uint64_t name_hash(std::string_view name) {
+  std::uint64_t hash = 0xCBF29CE484222325u;
+  for (const char letter : name) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001B3u;
+  return hash;
+}
+}  // namespace detail
+
+/// Every learnable matrix from normal(0, config.init_deviation), every norm gain 1. Each tensor has the
+/// random stream (seed, hash of its name): what it gets depends on no order, and on the precision only by
+/// rounding.
+template <execution_context Ctx, class Element>
+void initialize(Ctx& ctx, model_tensors<Element>& masters, std::uint64_t seed) {
+  const double deviation = masters.config.init_deviation;
+  for_each_field(
+      [&](const std::string& name, const shape& s, auto& field) {
+        if (s.rank() == 1)
+          op::fill<Element>::constant(ctx, {.y = field.flat(), .value = 1});
+        else
+          op::fill<Element>::normal(ctx, {.y = field.flat(),
+                                          .random = random_stream{seed, detail::name_hash(name)},
+                                          .mean = 0,
+                                          .deviation = deviation});
+      },
+      masters);
+}
+
+/// Gives every weight its master's value, rounded. Fields that lie in the masters' own memory are left alone.
+template <execution_context Ctx, class Master, class Matrix, class Vector>
+void adopt_masters(Ctx& ctx, model_tensors<Master>& masters, model_tensors<Matrix, Vector>& weights) {
+  for_each_field(
+      [&](const std::string&, const shape& s, auto& master, auto& weight) {
+        using element = typename std::remove_reference_t<decltype(weight)>::element;
+        if constexpr (std::is_same_v<element, Master>)
+          if (weight.data() == master.data()) return;
+        const index_t n = s.elements();
+        op::copy<Master, element>::forward(
+            ctx, {.x = view{master.data(), index_t{1}, n}, .y = view{weight.data(), index_t{1}, n}});
+      },
+      masters, weights);
+}
+
+}  // namespace dsv3::inline DSV3_ABI

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: MIT
+// Everything a training run keeps in memory, from one source of memory.
+#pragma once
+
+#include <dsv3/model/deepseek_v3.hpp>
+#include <dsv3/model/initialize.hpp>
+#include <dsv3/train/progress.hpp>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace dsv3::inline DSV3_ABI {
+
+/// What one step reads: `micro_batches` times rows * length tokens, whose gradients are summed.
+struct step_shape {
+  index_t micro_batches = 1;
+  index_t rows = 1, length = 0;
+  keep kept = keep::everything;
+
+  index_t tokens() const { return micro_batches * rows * length; }
+};
+
+/// The tokens of a step, all rows of one length; every row is a sequence. Lives where the host can write.
+struct batch_tokens {
+  struct config_type {
+    step_shape step;
+    index_t mtp_depth = 0;
+
+    index_t width() const { return step.length + 1 + mtp_depth; }
+  };
+  config_type config;
+  view<std::int32_t, 3> ids;        // [micro_batches, rows, length + 1 + mtp_depth]     -1: no token
+  view<std::int32_t, 1> offsets;    // [rows + 1]
+  view<std::int32_t, 1> positions;  // [rows * length]
+
+  template <class Visit, class... Self>
+  static void each_field(const config_type& c, Visit&& visit, Self&... self) {
+    visit("ids", shape{c.step.micro_batches, c.step.rows, c.width()}, self.ids...);
+    visit("offsets", shape{c.step.rows + 1}, self.offsets...);
+    visit("positions", shape{c.step.rows * c.step.length}, self.positions...);
+  }
+
+  void set_sequences() const {
+    for (index_t row = 0; row <= config.step.rows; ++row)
+      offsets(row) = static_cast<std::int32_t>(row * config.step.length);
+    for (index_t t = 0; t < positions.extent(0); ++t)
+      positions(t) = static_cast<std::int32_t>(t % config.step.length);
+  }
+
+  /// Micro-batch `index`; the first `live_rows` of its rows count as targets, the others hold -1.
+  token_batch micro_batch(index_t index, index_t live_rows) const {
+    const view<const std::int32_t, 2> rows = ids[index];
+    return {.inputs = rows.columns(0, config.width() - 1),
+            .labels = rows.columns(1, config.width()),
+            .sequence = {.offsets = offsets, .positions = positions, .max_length = config.step.length},
+            .target_counts = std::vector<index_t>(static_cast<std::size_t>(1 + config.mtp_depth),
+                                                  live_rows * config.step.length)};
+  }
+};
+
+/// The few numbers that the host reads after a step.
+struct step_numbers {
+  struct config_type {
+    index_t micro_batches = 1, depths = 1, routers = 0, experts = 0;
+  };
+  config_type config;
+  view<double, 2> losses;               // [micro_batches, depths + 1]   cross entropy by depth, balance
+  view<double, 1> norm;                 // [3]                           sum of squares, norm, clip factor
+  view<std::int64_t, 1> target_counts;  // [depths + 1]                  by depth; last: sequences
+  view<std::int64_t, 2> load;           // [routers, experts]            assignments of the last step
+
+  template <class Visit, class... Self>
+  static void each_field(const config_type& c, Visit&& visit, Self&... self) {
+    visit("losses", shape{c.micro_batches, c.depths + 1}, self.losses...);
+    visit("norm", shape{3}, self.norm...);
+    visit("target_counts", shape{c.depths + 1}, self.target_counts...);
+    visit("load", shape{c.routers, c.experts}, self.load...);
+  }
+
+  double sum_of_losses(index_t column) const {
+    double sum = 0;
+    for (index_t m = 0; m < losses.extent(0); ++m) sum += losses(m, column);
+    return sum;
+  }
+};
+
+namespace detail {
+
+// Weights as forward reads them. A field whose type is the master's lies in the master's memory; the others
+// have their own: a matrix in bf16 beside its float master, never a second copy of the same number.
+template <precision P>
+std::size_t own_weight_bytes(const model_config& config) {
+  model_masters<P> masters;
+  model_weights<P> weights;
+  masters.config = weights.config = config;
+  std::size_t bytes = 0;
+  for_each_field(
+      [&](const std::string&, const shape& s, auto&, auto& weight) {
+        using element = typename std::remove_reference_t<decltype(weight)>::element;
+        if constexpr (!std::is_same_v<element, master<P>>) bytes += field_bytes(sizeof(element), s);
+      },
+      masters, weights);
+  return bytes;
+}
+
+template <precision P>
+void place_weights(model_masters<P>& masters, model_weights<P>& weights, std::byte* own) {
+  weights.config = masters.config;
+  for_each_field(
+      [&](const std::string&, const shape& s, auto& master_field, auto& weight) {
+        using field_view = std::remove_reference_t<decltype(weight)>;
+        using element = typename field_view::element;
+        if constexpr (std::is_same_v<element, master<P>>) {
+          weight = master_field;
+        } else {
+          weight = field_view::of_shape(reinterpret_cast<element*>(own), s);
+          own += field_bytes(sizeof(element), s);
+        }
+      },
+      masters, weights);
+}
+
+}  // namespace detail
+
+/// Bytes of one part of the training state.
+struct memory_part {
+  std::string name;
+  std::size_t bytes = 0;
+};
+
+/// Masters, weights, gradients, moments, routing state, saved activations and what surrounds them. Contents
+/// start undefined: `initialize_state`, or a checkpoint, defines them. Built on counting_memory it is a plan.
+template <precision P, layout_policy L = default_layout>
+struct training_state {
+  step_shape shape;
+  training_progress progress;
+  owned<model_masters<P>> masters;
+  model_weights<P> weights;  // in the masters' memory where the types agree
+  owned<model_gradients<P>> gradients;
+  owned<model_moments<P>> first_moments, second_moments;
+  owned<routing_state<P>> routing;
+  owned<model_saved<P>> saved;
+  owned<rope_table<accumulator<P>>> rope;
+  owned<batch_tokens> tokens;
+  owned<step_numbers> numbers;
+
+  training_state(memory_resource& memory, const deepseek_v3<P, L>& model, const step_shape& step)
+      : shape(step),
+        masters(memory, model.config),
+        gradients(memory, model.config),
+        first_moments(memory, model.config),
+        second_moments(memory, model.config),
+        routing(memory, model.config),
+        saved(memory, model.activation_config(step.rows, step.length, step.rows, step.kept)),
+        rope(memory, typename rope_table<accumulator<P>>::config_type{step.length, model.config.qk_rope}),
+        tokens(memory, batch_tokens::config_type{step, model.config.mtp_depth}),
+        numbers(memory, step_numbers::config_type{step.micro_batches, 1 + model.config.mtp_depth,
+                                                  model.config.routers(), model.config.experts}),
+        own_weights_(memory, detail::own_weight_bytes<P>(model.config)) {
+    detail::place_weights<P>(masters, weights, own_weights_.data());
+  }
+
+  std::vector<memory_part> parts() const {
+    return {{"masters", masters.bytes()},
+            {"weights", own_weights_.bytes()},
+            {"gradients", gradients.bytes()},
+            {"moments", first_moments.bytes() + second_moments.bytes()},
+            {"activations", saved.bytes()},
+            {"routing, rope, batch", routing.bytes() + rope.bytes() + tokens.bytes() + numbers.bytes()}};
+  }
+
+ private:
+  memory_block own_weights_;
+};
+
+/// What does not depend on the seed and is in no checkpoint: rotary table, sequence offsets.
+template <execution_context Ctx, precision P, layout_policy L>
+void prepare_state(Ctx& ctx, training_state<P, L>& state) {
+  op::decoupled_rope<P, L::rope>::table(ctx,
+                                        {.rope = state.masters.config.attention().rope, .table = state.rope});
+  state.tokens.set_sequences();
+  op::fill<std::int64_t>::constant(ctx, {.y = state.routing.load.flat(), .value = 0});
+  op::fill<std::int64_t>::constant(ctx, {.y = state.numbers.load.flat(), .value = 0});
+}
+
+/// A run before its first step.
+template <execution_context Ctx, precision P, layout_policy L>
+void initialize_state(Ctx& ctx, training_state<P, L>& state, std::uint64_t seed) {
+  prepare_state(ctx, state);
+  initialize(ctx, static_cast<model_masters<P>&>(state.masters), seed);
+  adopt_masters(ctx, static_cast<model_masters<P>&>(state.masters), state.weights);
+  zero(ctx, static_cast<model_moments<P>&>(state.first_moments));
+  zero(ctx, static_cast<model_moments<P>&>(state.second_moments));
+  zero(ctx, static_cast<routing_state<P>&>(state.routing));
+  state.progress = {.seed = seed};
+}
+
+}  // namespace dsv3::inline DSV3_ABI

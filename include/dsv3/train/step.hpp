@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT
+// One training step: gradients of all micro-batches, clip, AdamW, bias update; or nothing at all.
+#pragma once
+
+#include <dsv3/comm/solo.hpp>
+#include <dsv3/exec/measure.hpp>
+#include <dsv3/op/optim/adamw.hpp>
+#include <dsv3/op/optim/global_norm.hpp>
+#include <dsv3/train/state.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dsv3::inline DSV3_ABI {
+
+/// What a step is told from outside; a schedule gives learning_rate, bias_rate and mtp_weight.
+struct step_options {
+  double learning_rate = 0;
+  adamw_config optimizer = {};
+  double clip = 1;               // largest norm of all gradients together
+  double bias_rate = 0.001;      // gamma
+  double mtp_weight = 0.3;       // lambda
+  balance_options balance = {};  // alpha
+};
+
+/// What a step found and did. Losses are means over all targets of the step, on all ranks.
+struct step_report {
+  double loss = 0;  // ce + mtp_weight * mtp + balance
+  double ce = 0;
+  double mtp = 0;      // mean over the depths; 0 without MTP
+  double balance = 0;  // alpha included
+  double grad_norm = 0;
+  bool updated = false;
+  std::string bad = {};  // of a step that was skipped: the first thing that was not finite
+};
+
+/// Largest load over mean load, minus one; 0 where nothing was routed.
+inline double max_violation(view<const std::int64_t, 1> load) {
+  std::int64_t sum = 0, largest = 0;
+  for (index_t e = 0; e < load.extent(0); ++e) sum += load(e), largest = std::max(largest, load(e));
+  if (sum == 0) return 0;
+  return static_cast<double>(largest) * static_cast<double>(load.extent(0)) / static_cast<double>(sum) - 1;
+}
+
+namespace detail {
+
+/// The phases of a step. None reads on the host what it computes, so all can be measured.
+template <precision P, layout_policy L, class Communicator>
+struct step_phases {
+  const Communicator& comm;
+  const deepseek_v3<P, L>& model;
+  training_state<P, L>& state;
+  const step_options& options;
+
+  using gradient_norm = op::global_norm<gradient<P>>;
+
+  view<double, 1> number(index_t i) const { return state.numbers.norm.rows(i, i + 1); }
+
+  // Every loss is a mean over the targets of the whole step; the balance loss one over its sequences.
+  template <class Ctx>
+  void gradients(Ctx& ctx, std::span<const token_batch> batches, const std::vector<index_t>& target_counts,
+                 index_t sequences) const {
+    zero(ctx, static_cast<model_gradients<P>&>(state.gradients));
+    for (std::size_t m = 0; m < batches.size(); ++m) {
+      token_batch batch = batches[m];
+      batch.target_counts = target_counts;
+      balance_options balance = options.balance;
+      balance.coefficient *= static_cast<double>(batch.sequence.sequences()) /
+                             static_cast<double>(std::max<index_t>(sequences, 1));
+      model.forward(ctx, {.batch = batch,
+                          .weights = state.weights,
+                          .bias = state.routing.bias,
+                          .rope = state.rope,
+                          .balance = balance,
+                          .losses = state.numbers.losses[static_cast<index_t>(m)],
+                          .load = state.routing.load,
+                          .saved = state.saved});
+      model.backward(ctx, {.batch = batch,
+                           .weights = state.weights,
+                           .bias = state.routing.bias,
+                           .rope = state.rope,
+                           .balance = balance,
+                           .mtp_weight = options.mtp_weight,
+                           .saved = state.saved,
+                           .gradients = state.gradients});
+    }
+    for_each_field(
+        [&](const std::string&, const shape&, auto& g) { comm.all_reduce(ctx, g.flat(), reduction::sum); },
+        static_cast<model_gradients<P>&>(state.gradients));
+    comm.all_reduce(ctx, state.numbers.losses.flat(), reduction::sum);
+    comm.all_reduce(ctx, state.routing.load.flat(), reduction::sum);
+  }
+
+  template <class Ctx>
+  void norm(Ctx& ctx) const {
+    op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
+    for_each_field([&](const std::string&, const shape&,
+                       auto& g) { gradient_norm::accumulate(ctx, {.x = g.flat(), .sum = number(0)}); },
+                   static_cast<model_gradients<P>&>(state.gradients));
+    gradient_norm::finish(ctx,
+                          {.sum = number(0), .limit = options.clip, .norm = number(1), .scale = number(2)});
+  }
+
+  // Matrices decay, norm gains do not.
+  template <class Ctx>
+  void update(Ctx& ctx, index_t update) const {
+    for_each_field(
+        [&](const std::string&, const shape& s, auto& g, auto& p, auto& w, auto& m, auto& v) {
+          adamw_config optimizer = options.optimizer;
+          if (s.rank() == 1) optimizer.weight_decay = 0;
+          using element = typename std::remove_reference_t<decltype(w)>::element;
+          op::adamw<P, element>::step(ctx, {.g = g.flat(),
+                                            .scale = number(2),
+                                            .p = p.flat(),
+                                            .w = w.flat(),
+                                            .m = m.flat(),
+                                            .v = v.flat(),
+                                            .config = optimizer,
+                                            .learning_rate = options.learning_rate,
+                                            .step = update});
+        },
+        static_cast<model_gradients<P>&>(state.gradients), static_cast<model_masters<P>&>(state.masters),
+        state.weights, static_cast<model_moments<P>&>(state.first_moments),
+        static_cast<model_moments<P>&>(state.second_moments));
+    for (index_t r = 0; r < state.routing.bias.extent(0); ++r)
+      op::routing_bias<P>::update(
+          ctx, {.load = state.routing.load[r], .bias = state.routing.bias[r], .rate = options.bias_rate});
+  }
+
+  // The load of a step is reported and forgotten, whether the step counted or not.
+  template <class Ctx>
+  void take_load(Ctx& ctx) const {
+    op::copy<std::int64_t, std::int64_t>::forward(ctx, {.x = state.routing.load, .y = state.numbers.load});
+    op::fill<std::int64_t>::constant(ctx, {.y = state.routing.load.flat(), .value = 0});
+  }
+
+  // The first thing that is not finite: the losses, then the gradients in the order of the table of contents.
+  template <class Ctx>
+  std::string first_bad(Ctx& ctx) const {
+    const index_t depths = state.numbers.config.depths;
+    for (index_t k = 0; k <= depths; ++k)
+      if (!std::isfinite(state.numbers.sum_of_losses(k)))
+        return k == 0        ? std::string("the cross entropy")
+               : k == depths ? std::string("the balance loss")
+                             : "the MTP loss of depth " + std::to_string(k);
+    std::string name;
+    for_each_field(
+        [&](const std::string& field, const shape&, auto& g) {
+          if (!name.empty()) return;
+          op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
+          gradient_norm::accumulate(ctx, {.x = g.flat(), .sum = number(0)});
+          synchronize(ctx);
+          if (!std::isfinite(state.numbers.norm(0))) name = "the gradient of " + field;
+        },
+        static_cast<model_gradients<P>&>(state.gradients));
+    return name.empty() ? "the norm of all gradients" : name;
+  }
+};
+
+}  // namespace detail
+
+/// One step over `batches`, at most state.shape.micro_batches of them. With a loss or a gradient that is not
+/// finite nothing is updated: weights, moments and routing bias stay as they are, the load is dropped, and
+/// the step counts as skipped. The load of the step is in state.numbers.load afterwards. Waits for the
+/// context.
+template <execution_context Ctx, class Communicator, precision P, layout_policy L>
+step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, L>& model,
+                       training_state<P, L>& state, std::span<const token_batch> batches,
+                       const step_options& options) {
+  const index_t depths = 1 + model.config.mtp_depth;
+  if (batches.empty() || static_cast<index_t>(batches.size()) > state.shape.micro_batches)
+    raise("train_step: " + std::to_string(batches.size()) + " micro-batches found, expected 1 to " +
+          std::to_string(state.shape.micro_batches));
+  const auto counts = state.numbers.target_counts;
+  for (index_t k = 0; k <= depths; ++k) {
+    counts(k) = 0;
+    for (const token_batch& batch : batches)
+      counts(k) +=
+          k < depths ? batch.target_counts.at(static_cast<std::size_t>(k)) : batch.sequence.sequences();
+  }
+  comm.all_reduce(ctx, counts, reduction::sum);
+  op::fill<double>::constant(ctx, {.y = state.numbers.losses.flat(), .value = 0});
+  synchronize(ctx);
+
+  const detail::step_phases<P, L, Communicator> phases{comm, model, state, options};
+  phases.gradients(ctx, batches, std::vector<index_t>(counts.data(), counts.data() + depths), counts(depths));
+  phases.norm(ctx);
+  synchronize(ctx);
+
+  step_report report;
+  report.ce = state.numbers.sum_of_losses(0);
+  for (index_t k = 1; k < depths; ++k)
+    report.mtp += state.numbers.sum_of_losses(k) / static_cast<double>(depths - 1);
+  report.balance = state.numbers.sum_of_losses(depths);
+  report.loss = report.ce + options.mtp_weight * report.mtp + report.balance;
+  report.grad_norm = state.numbers.norm(1);
+
+  training_progress& progress = state.progress;
+  report.updated = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
+  if (report.updated)
+    phases.update(ctx, progress.updates + 1);
+  else
+    report.bad = phases.first_bad(ctx);
+  phases.take_load(ctx);
+  synchronize(ctx);
+
+  progress.step += 1;
+  progress.tokens +=
+      comm.size() * static_cast<index_t>(batches.size()) * state.shape.rows * state.shape.length;
+  progress.updates += report.updated ? 1 : 0;
+  progress.skipped += report.updated ? 0 : 1;
+  progress.skipped_in_row = report.updated ? 0 : progress.skipped_in_row + 1;
+  return report;
+}
+
+/// The losses of one batch, without gradients; neither the load nor anything else of the run is changed.
+template <execution_context Ctx, precision P, layout_policy L>
+step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
+                     const token_batch& batch, const step_options& options) {
+  const index_t depths = 1 + model.config.mtp_depth;
+  const view<double, 1> losses = state.numbers.losses[0];
+  model.forward(ctx, {.batch = batch,
+                      .weights = state.weights,
+                      .bias = state.routing.bias,
+                      .rope = state.rope,
+                      .balance = options.balance,
+                      .losses = losses,
+                      .saved = state.saved});
+  synchronize(ctx);
+  step_report report;
+  report.ce = losses(0);
+  for (index_t k = 1; k < depths; ++k) report.mtp += losses(k) / static_cast<double>(depths - 1);
+  report.balance = losses(depths);
+  report.loss = report.ce + options.mtp_weight * report.mtp + report.balance;
+  return report;
+}
+
+/// The scratch bytes that a step, an evaluation and the initialisation take at most; the state may be a plan.
+template <execution_context Ctx, precision P, layout_policy L>
+std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state) {
+  const solo comm;
+  const step_options options;
+  const detail::step_phases<P, L, solo> phases{comm, model, state, options};
+  // The data of the batch's views is not read.
+  const token_batch batch = state.tokens.micro_batch(0, state.shape.rows);
+  return measure(ctx, [&](auto& probe) {
+    initialize(probe, static_cast<model_masters<P>&>(state.masters), 0);
+    adopt_masters(probe, static_cast<model_masters<P>&>(state.masters), state.weights);
+    phases.gradients(probe, std::span(&batch, 1), batch.target_counts, state.shape.rows);
+    phases.norm(probe);
+    phases.update(probe, 1);
+    phases.take_load(probe);
+  });
+}
+
+}  // namespace dsv3::inline DSV3_ABI
