@@ -63,7 +63,8 @@ inline std::vector<int> router_choice(const std::vector<double>& c, const routin
 }
 
 /// gates [tokens, top_k] of given choices
-inline std::vector<double> router_gates(const std::vector<double>& s, const std::vector<int>& ids, const routing& r) {
+inline std::vector<double> router_gates(const std::vector<double>& s, const std::vector<int>& ids,
+                                        const routing& r) {
   std::vector<double> gates(ids.size());
   for (std::size_t t = 0; t < ids.size() / r.top_k; ++t) {
     double z = 1e-20;

@@ -30,8 +30,9 @@ constexpr double accumulator_row =
 
 oracle::routing plain(const router_config& c) {
   const auto n = [](index_t i) { return static_cast<std::size_t>(i); };
-  return {n(c.hidden), n(c.experts),    n(c.top_k), n(c.groups), n(c.kept_groups),
-          c.normalise == gate_norm::sum_to_one, c.scale};
+  return {n(c.hidden), n(c.experts),     n(c.top_k),
+          n(c.groups), n(c.kept_groups), c.normalise == gate_norm::sum_to_one,
+          c.scale};
 }
 
 /// All tensors of one forward and one backward, inputs filled, outputs poisoned. Biases are mostly negative.
@@ -48,11 +49,20 @@ struct fixture {
   guarded<std::int64_t, 1> load;
 
   explicit fixture(const problem& p, index_t gap = 2, std::uint64_t seed = 0)
-      : tokens(p.tokens), config(p.config), x(gap, tokens, config.hidden), dx(gap + 1, tokens, config.hidden),
-        centroids(gap, config.experts, config.hidden), dcentroids(gap, config.experts, config.hidden),
-        bias(0, config.experts), scores(gap, tokens, config.experts), gates(gap, tokens, config.top_k),
-        dgates(2 * gap, tokens, config.top_k), dscores(gap, tokens, config.experts),
-        dlogits(gap, tokens, config.experts), ids(gap, tokens, config.top_k), load(0, config.experts) {
+      : tokens(p.tokens),
+        config(p.config),
+        x(gap, tokens, config.hidden),
+        dx(gap + 1, tokens, config.hidden),
+        centroids(gap, config.experts, config.hidden),
+        dcentroids(gap, config.experts, config.hidden),
+        bias(0, config.experts),
+        scores(gap, tokens, config.experts),
+        gates(gap, tokens, config.top_k),
+        dgates(2 * gap, tokens, config.top_k),
+        dscores(gap, tokens, config.experts),
+        dlogits(gap, tokens, config.experts),
+        ids(gap, tokens, config.top_k),
+        load(0, config.experts) {
     x.normal(10 * seed + 1), dgates.normal(10 * seed + 2), dscores.normal(10 * seed + 3, 0.1);
     centroids.normal(10 * seed + 4, 1.5 / std::sqrt(double(config.hidden)));
     const random_stream random(20260101, 10 * seed + 5);
@@ -62,12 +72,24 @@ struct fixture {
   }
 
   typename op::router<P>::forward_args forward_args() {
-    return {.config = config, .x = x, .centroids = centroids, .bias = bias, .scores = scores, .ids = ids,
-            .gates = gates, .load = load};
+    return {.config = config,
+            .x = x,
+            .centroids = centroids,
+            .bias = bias,
+            .scores = scores,
+            .ids = ids,
+            .gates = gates,
+            .load = load};
   }
   typename op::router<P>::backward_data_args data_args() {
-    return {.config = config, .dgates = dgates, .scores = scores, .ids = ids, .centroids = centroids,
-            .dscores = dscores, .dlogits = dlogits, .dx = dx};
+    return {.config = config,
+            .dgates = dgates,
+            .scores = scores,
+            .ids = ids,
+            .centroids = centroids,
+            .dscores = dscores,
+            .dlogits = dlogits,
+            .dx = dx};
   }
   typename op::router<P>::backward_weights_args weights_args() {
     return {.dlogits = dlogits, .x = x, .dcentroids = dcentroids};
@@ -113,8 +135,8 @@ struct fixture {
   }
 };
 
-/// Runs everything and compares it with the oracle; returns how many tokens would choose differently if experts of
-/// dropped groups counted as 0 instead of minus infinity.
+/// Runs everything and compares it with the oracle; returns how many tokens would choose differently if
+/// experts of dropped groups counted as 0 instead of minus infinity.
 template <class P>
 int compare(const problem& p, index_t gap, std::uint64_t seed) {
   CAPTURE(p.tokens);
@@ -128,8 +150,8 @@ int compare(const problem& p, index_t gap, std::uint64_t seed) {
   const index_t experts = p.config.experts, top_k = p.config.top_k;
   f.forward();
 
-  CHECK(support::worst_row(f.scores.values(), oracle::router_scores(f.x.values(), f.centroids.values(), r), experts) <=
-        accumulator_row<P>);
+  CHECK(support::worst_row(f.scores.values(), oracle::router_scores(f.x.values(), f.centroids.values(), r),
+                           experts) <= accumulator_row<P>);
   int masked_zero_differs = 0;
   std::vector<double> load(static_cast<std::size_t>(experts), 0.0);
   const std::vector<int> found = f.choice();
@@ -141,14 +163,16 @@ int compare(const problem& p, index_t gap, std::uint64_t seed) {
   }
   CHECK(f.load.values() == load);
   const std::vector<double> scores = f.scores.values();
-  CHECK(support::worst_row(f.gates.values(), oracle::router_gates(scores, found, r), top_k) <= accumulator_row<P>);
+  CHECK(support::worst_row(f.gates.values(), oracle::router_gates(scores, found, r), top_k) <=
+        accumulator_row<P>);
 
   f.backward_data(), f.backward_weights();
-  const auto expected = oracle::router_backward(f.dgates.values(), f.dscores.values(), scores, found, f.x.values(),
-                                                f.centroids.values(), r);
+  const auto expected = oracle::router_backward(f.dgates.values(), f.dscores.values(), scores, found,
+                                                f.x.values(), f.centroids.values(), r);
   CHECK(support::worst_row(f.dlogits.values(), expected.dlogits, experts, 0.1) <= accumulator_row<P>);
   CHECK(support::worst_row(f.dx.values(), expected.dx, p.config.hidden, 0.1) <= support::tolerance<P>::row);
-  CHECK(support::worst_row(f.dcentroids.values(), expected.dcentroids, p.config.hidden, 0.1) <= accumulator_row<P>);
+  CHECK(support::worst_row(f.dcentroids.values(), expected.dcentroids, p.config.hidden, 0.1) <=
+        accumulator_row<P>);
   CHECK(f.intact());
   return masked_zero_differs;
 }
@@ -162,7 +186,8 @@ TEST_CASE_TEMPLATE("the router agrees with brute force", P, fp64_reference, fp32
 
 TEST_CASE("the router agrees with brute force on many configurations") {
   int masked_zero_differs = 0;
-  for (std::uint64_t n = 0; n < 400; ++n) masked_zero_differs += compare<fp64_reference>(router_cases::random(n), 1, n);
+  for (std::uint64_t n = 0; n < 400; ++n)
+    masked_zero_differs += compare<fp64_reference>(router_cases::random(n), 1, n);
   CHECK(masked_zero_differs > 100);  // the cases tell minus infinity from 0
   for (std::uint64_t n = 400; n < 500; ++n) {
     compare<fp32>(router_cases::random(n), 1, n);
@@ -170,7 +195,8 @@ TEST_CASE("the router agrees with brute force on many configurations") {
   }
 }
 
-TEST_CASE_TEMPLATE("gates sum to the scale and experts lie in the kept groups", P, fp64_reference, fp32, bf16_mixed) {
+TEST_CASE_TEMPLATE("gates sum to the scale and experts lie in the kept groups", P, fp64_reference, fp32,
+                   bf16_mixed) {
   for (const problem& p : router_cases::named) {
     fixture<P> f(p);
     f.forward();
@@ -204,8 +230,8 @@ TEST_CASE_TEMPLATE("the bias steers the choice and nothing else", P, fp64_refere
   CHECK(changed > 0);
   CHECK(favoured.load.get()(13) == p.tokens);
   CHECK(support::worst_row(favoured.gates.values(),
-                           oracle::router_gates(f.scores.values(), favoured.choice(), plain(p.config)), 4) <=
-        accumulator_row<P>);
+                           oracle::router_gates(f.scores.values(), favoured.choice(), plain(p.config)),
+                           4) <= accumulator_row<P>);
 }
 
 TEST_CASE_TEMPLATE("ties go to the smaller index, among groups too", P, fp64_reference, fp32, bf16_mixed) {
@@ -216,7 +242,8 @@ TEST_CASE_TEMPLATE("ties go to the smaller index, among groups too", P, fp64_ref
     f.bias.assign(bias);
     f.forward();
     const std::vector<int> all = f.choice();
-    CHECK(std::vector<int>(all.begin() + 4, all.begin() + 8) == std::vector<int>(all.begin(), all.begin() + 4));
+    CHECK(std::vector<int>(all.begin() + 4, all.begin() + 8) ==
+          std::vector<int>(all.begin(), all.begin() + 4));
     return std::vector<int>(all.begin(), all.begin() + 4);
   };
   using ids = std::vector<int>;
@@ -242,8 +269,10 @@ TEST_CASE_TEMPLATE("numbers that are not finite leave valid choices", P, fp64_re
       for (index_t t = 0; t < p.tokens; ++t)
         for (index_t k = 0; k < p.config.top_k; ++k) {
           if (t != 2) CHECK(token.ids.get()(t, k) == clean.ids.get()(t, k));
-          if (t != 2) CHECK(token.gates.get()(t, k) == clean.gates.get()(t, k));
-          else if (std::isnan(bad)) CHECK(std::isnan(token.gates.get()(t, k)));
+          if (t != 2)
+            CHECK(token.gates.get()(t, k) == clean.gates.get()(t, k));
+          else if (std::isnan(bad))
+            CHECK(std::isnan(token.gates.get()(t, k)));
         }
 
       fixture<P> expert(p);  // one expert's bias: a NaN is chosen last, and no gate sees it
@@ -270,7 +299,8 @@ TEST_CASE_TEMPLATE("numbers that are not finite leave valid choices", P, fp64_re
   }
 }
 
-TEST_CASE_TEMPLATE("load is added to, and halves of a batch add up to the whole", P, fp64_reference, fp32, bf16_mixed) {
+TEST_CASE_TEMPLATE("load is added to, and halves of a batch add up to the whole", P, fp64_reference, fp32,
+                   bf16_mixed) {
   const problem p{301, {.hidden = 20, .experts = 16, .top_k = 4, .groups = 4, .kept_groups = 2}};
   fixture<P> whole(p), halves(p);
   whole.forward();
@@ -301,8 +331,14 @@ TEST_CASE_TEMPLATE("load is added to, and halves of a batch add up to the whole"
 TEST_CASE("router gradients are the slopes of the oracle with the choice held") {
   using P = fp64_reference;
   for (const gate_norm normalise : {gate_norm::sum_to_one, gate_norm::none}) {
-    const problem p{4, {.hidden = 6, .experts = 8, .top_k = 4, .groups = 4, .kept_groups = 2, .normalise = normalise,
-                        .scale = 2.5}};
+    const problem p{4,
+                    {.hidden = 6,
+                     .experts = 8,
+                     .top_k = 4,
+                     .groups = 4,
+                     .kept_groups = 2,
+                     .normalise = normalise,
+                     .scale = 2.5}};
     fixture<P> f(p);
     f.forward(), f.backward_data(), f.backward_weights();
     const oracle::routing r = plain(p.config);
@@ -310,22 +346,26 @@ TEST_CASE("router gradients are the slopes of the oracle with the choice held") 
     const std::vector<double> dgates = f.dgates.values(), dscores = f.dscores.values();
     const std::vector<int> ids = f.choice();
     const auto loss = [&] {
-      const std::vector<double> s = oracle::router_scores(x, centroids, r), gates = oracle::router_gates(s, ids, r);
+      const std::vector<double> s = oracle::router_scores(x, centroids, r),
+                                gates = oracle::router_gates(s, ids, r);
       double total = 0;
       for (std::size_t i = 0; i < gates.size(); ++i) total += dgates[i] * gates[i];
       for (std::size_t i = 0; i < s.size(); ++i) total += dscores[i] * s[i];
       return total;
     };
     std::vector<double> dx, dcentroids;
-    for (double& number : x) dx.push_back(support::central_difference(number, support::difference_step, loss));
+    for (double& number : x)
+      dx.push_back(support::central_difference(number, support::difference_step, loss));
     for (double& number : centroids)
       dcentroids.push_back(support::central_difference(number, support::difference_step, loss));
     CHECK(support::worst_row(f.dx.values(), dx, p.config.hidden) <= support::difference_tolerance);
-    CHECK(support::worst_row(f.dcentroids.values(), dcentroids, p.config.hidden) <= support::difference_tolerance);
+    CHECK(support::worst_row(f.dcentroids.values(), dcentroids, p.config.hidden) <=
+          support::difference_tolerance);
   }
 }
 
-TEST_CASE_TEMPLATE("backward writes or adds to dx and adds to dcentroids", P, fp64_reference, fp32, bf16_mixed) {
+TEST_CASE_TEMPLATE("backward writes or adds to dx and adds to dcentroids", P, fp64_reference, fp32,
+                   bf16_mixed) {
   const problem p{20, {.hidden = 140, .experts = 8, .top_k = 2, .groups = 2, .kept_groups = 1, .scale = 2.5}};
   const oracle::routing r = plain(p.config);
   fixture<P> f(p);
@@ -335,8 +375,8 @@ TEST_CASE_TEMPLATE("backward writes or adds to dx and adds to dcentroids", P, fp
   CHECK(f.dx.same_bits(dx));
   CHECK(f.dlogits.same_bits(dlogits));
 
-  auto expected = oracle::router_backward(f.dgates.values(), f.dscores.values(), f.scores.values(), f.choice(),
-                                          f.x.values(), f.centroids.values(), r);
+  auto expected = oracle::router_backward(f.dgates.values(), f.dscores.values(), f.scores.values(),
+                                          f.choice(), f.x.values(), f.centroids.values(), r);
   f.dx.normal(77);
   const std::vector<double> before = f.dx.values();
   for (std::size_t i = 0; i < before.size(); ++i) expected.dx[i] += before[i];
@@ -349,20 +389,23 @@ TEST_CASE_TEMPLATE("backward writes or adds to dx and adds to dcentroids", P, fp
 
   f.backward_weights(), f.backward_weights();
   for (double& value : expected.dcentroids) value *= 2;
-  CHECK(support::worst_row(f.dcentroids.values(), expected.dcentroids, p.config.hidden) <= accumulator_row<P>);
+  CHECK(support::worst_row(f.dcentroids.values(), expected.dcentroids, p.config.hidden) <=
+        accumulator_row<P>);
 
   support::run(2, [&](auto& ctx) {  // without a balance loss
     auto args = f.data_args();
     args.dscores = {};
     op::router<P>::backward_data(ctx, args);
   });
-  const auto alone = oracle::router_backward(f.dgates.values(), {}, f.scores.values(), f.choice(), f.x.values(),
-                                             f.centroids.values(), r);
+  const auto alone = oracle::router_backward(f.dgates.values(), {}, f.scores.values(), f.choice(),
+                                             f.x.values(), f.centroids.values(), r);
   CHECK(support::worst_row(f.dlogits.values(), alone.dlogits, p.config.experts, 0.1) <= accumulator_row<P>);
 }
 
-TEST_CASE_TEMPLATE("the router gives the same bits on any number of threads", P, fp64_reference, fp32, bf16_mixed) {
-  const problem p{517, {.hidden = 390, .experts = 32, .top_k = 8, .groups = 8, .kept_groups = 4, .scale = 2.5}};
+TEST_CASE_TEMPLATE("the router gives the same bits on any number of threads", P, fp64_reference, fp32,
+                   bf16_mixed) {
+  const problem p{517,
+                  {.hidden = 390, .experts = 32, .top_k = 8, .groups = 8, .kept_groups = 4, .scale = 2.5}};
   fixture<P> one(p);
   one.forward(1), one.backward_data(1), one.backward_weights(1);
   for (const int threads : {1, 2, 3, 7}) {
@@ -404,8 +447,10 @@ TEST_CASE("the router says what does not fit") {
   CHECK(config([](auto& c) { c.groups = 5; }) == "router: the groups must divide the experts");
   CHECK(config([](auto& c) { c.kept_groups = 5; }) == "router: kept groups must be between 1 and the groups");
   CHECK(config([](auto& c) { c.kept_groups = 0; }) == "router: kept groups must be between 1 and the groups");
-  CHECK(config([](auto& c) { c.top_k = 7; }) == "router: top_k must be between 1 and the experts of the kept groups");
-  CHECK(config([](auto& c) { c.top_k = 0; }) == "router: top_k must be between 1 and the experts of the kept groups");
+  CHECK(config([](auto& c) { c.top_k = 7; }) ==
+        "router: top_k must be between 1 and the experts of the kept groups");
+  CHECK(config([](auto& c) { c.top_k = 0; }) ==
+        "router: top_k must be between 1 and the experts of the kept groups");
 
   const auto forward = [&](auto&& change) {
     auto args = f.forward_args();
@@ -417,11 +462,13 @@ TEST_CASE("the router says what does not fit") {
   CHECK(forward([](auto& a) { a.config.top_k = 0; }) ==
         "router: top_k must be between 1 and the experts of the kept groups");
   CHECK(forward([&](auto& a) { a.x = other.x; }) == at + "x has 9 columns, config as hidden has 8");
-  CHECK(forward([&](auto& a) { a.centroids = other.centroids; }) == at + "centroids has 13 experts, config has 12");
+  CHECK(forward([&](auto& a) { a.centroids = other.centroids; }) ==
+        at + "centroids has 13 experts, config has 12");
   CHECK(forward([&](auto& a) { a.bias = other.bias; }) == at + "bias has 13 experts, config has 12");
   CHECK(forward([&](auto& a) { a.scores = other.scores; }) == at + "scores has 3 tokens, x has 4");
   CHECK(forward([&](auto& a) { a.ids = other.ids; }) == at + "ids has 3 tokens, x has 4");
-  CHECK(forward([&](auto& a) { a.gates = a.gates.columns(0, 3); }) == at + "gates has 3 columns, config as top_k has 4");
+  CHECK(forward([&](auto& a) { a.gates = a.gates.columns(0, 3); }) ==
+        at + "gates has 3 columns, config as top_k has 4");
   CHECK(forward([&](auto& a) { a.load = other.load; }) == at + "load has 13 experts, config has 12");
   CHECK(forward([&](auto& a) { a.x = view<const float, 2>(nullptr, 4, 8); }) ==
         at + "x has 32 elements and a null pointer");
@@ -433,9 +480,11 @@ TEST_CASE("the router says what does not fit") {
   };
   const std::string back = "router.backward_data: ";
   CHECK(data([](auto&) {}) == "");
-  CHECK(data([&](auto& a) { a.dgates = other.dgates; }) == back + "dgates has 5 columns, config as top_k has 4");
+  CHECK(data([&](auto& a) { a.dgates = other.dgates; }) ==
+        back + "dgates has 5 columns, config as top_k has 4");
   CHECK(data([&](auto& a) { a.scores = other.scores; }) == back + "scores has 3 tokens, dgates has 4");
-  CHECK(data([&](auto& a) { a.centroids = other.centroids; }) == back + "centroids has 13 experts, config has 12");
+  CHECK(data([&](auto& a) { a.centroids = other.centroids; }) ==
+        back + "centroids has 13 experts, config has 12");
   CHECK(data([&](auto& a) { a.dlogits = other.dlogits; }) == back + "dlogits has 3 tokens, dgates has 4");
   CHECK(data([&](auto& a) { a.dscores = other.dscores; }) == back + "dscores has 3 tokens, dgates has 4");
   CHECK(data([&](auto& a) { a.dx = other.dx; }) == back + "dx has 3 tokens, dgates has 4");
@@ -448,5 +497,6 @@ TEST_CASE("the router says what does not fit") {
   cpu_context<> ctx;
   auto bad = f.forward_args();
   bad.x = other.x;
-  CHECK(support::raised([&] { op::router<P>::forward(ctx, bad); }) == at + "x has 9 columns, config as hidden has 8");
+  CHECK(support::raised([&] { op::router<P>::forward(ctx, bad); }) ==
+        at + "x has 9 columns, config as hidden has 8");
 }

@@ -69,16 +69,17 @@ struct permute {
     view<const std::int32_t, 2> ids;  // [tokens, top_k]    expert of each slot
     permutation plan;                 // written
     status check() const {
+      const index_t capacity = plan.config.alignment > 0 ? plan.config.row_capacity() : 0;
       return requirements{name}
           .equal("ids", "tokens", ids.extent(0), "plan", plan.config.tokens)
           .equal("ids", "columns", ids.extent(1), "plan as top_k", plan.config.top_k)
           .that(plan.config.alignment > 0, "the alignment must be positive")
-          .that(plan.config.row_capacity() < (index_t{1} << 31), "more than 2^31 rows")
+          .that(capacity < (index_t{1} << 31), "more than 2^31 rows")
           .equal("offsets", "elements", plan.offsets.extent(0), "plan", plan.config.experts + 1)
           .equal("counts", "experts", plan.counts.extent(0), "plan", plan.config.experts)
           .equal("row_of", "tokens", plan.row_of.extent(0), "plan", plan.config.tokens)
           .equal("row_of", "columns", plan.row_of.extent(1), "plan as top_k", plan.config.top_k)
-          .equal("token_of", "rows", plan.token_of.extent(0), "plan", plan.config.row_capacity())
+          .equal("token_of", "rows", plan.token_of.extent(0), "plan", capacity)
           .present("ids", ids).present("offsets", plan.offsets).present("counts", plan.counts)
           .present("row_of", plan.row_of).present("token_of", plan.token_of)
           .verdict();
