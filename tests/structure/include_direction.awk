@@ -38,11 +38,11 @@ function check_include(target,    to) {
   else if (floor[to] >= floor[top] && to != top)
     complain("includes dsv3/" target ": " to "/ is not below " top "/")
   if (needs_files(target) && !needs_files(path))
-    complain("includes dsv3/" target "; only io/ and checkpoint headers read files")
+    complain("includes dsv3/" target "; only io/, checkpoint and config headers read files")
   if (target ~ /\.cuh$/ && path !~ /\.cuh$/) complain("is no .cuh and includes dsv3/" target)
 }
 
-function needs_files(name) { return name ~ /^io\// || name ~ /(^|\/)checkpoint\.hpp$/ }
+function needs_files(name) { return name ~ /^io\// || name ~ /(^|\/)(checkpoint|config_file|named_config)\.hpp$/ }
 
 BEGIN {
   floor["base"] = 0
