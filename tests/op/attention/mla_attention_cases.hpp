@@ -22,6 +22,7 @@ inline const attention_size attention_sizes[] = {
     {{256, 257, 1, 255}, 2, 3, 2, 17},
     {{70, 600}, 1, 9, 5, 33},
     {{41, 66}, 37, 3, 2, 4},  // more heads than backward keeps partial sums for
+    {{5}, 0, 3, 2, 4},        // no head
     {{67}, 2, 6, 0, 4},       // no rotary part
     {{67}, 2, 0, 6, 4},       // nothing but
 };

@@ -14,7 +14,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstring>
 #include <string>
 
 using namespace dsv3;
