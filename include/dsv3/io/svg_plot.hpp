@@ -19,9 +19,9 @@ namespace dsv3::inline DSV3_ABI {
 
 /// One curve. Values that are not finite (and, on a logarithmic axis, not positive) leave a gap.
 struct plot_series {
-  std::string name;
-  std::vector<double> x, y;  // of one length, x ascending
-  bool marked = false;       // few points worth seeing one by one
+  std::string name = {};
+  std::vector<double> x = {}, y = {};  // of one length, x ascending
+  bool marked = false;                 // few points worth seeing one by one
 };
 
 struct plot_options {
