@@ -87,7 +87,7 @@ struct deepseek_v3 {
                            .saved = &s.heads[0]});  // 5
     for (index_t k = 1; k < depths; ++k) {
       const index_t layer = config.layers + k - 1;
-      module(k).forward(ctx, {.h = representation(s, k - 1),
+      mtp_at(k).forward(ctx, {.h = representation(s, k - 1),
                               .ids = s.ids[k],
                               .embedding = w.embedding,
                               .weights = w.mtp[at(k - 1)],
@@ -135,7 +135,7 @@ struct deepseek_v3 {
                               .saved = s.heads[at(k)],
                               .dx = d_head,
                               .dw = g.head});  // 7'
-      module(k).backward(ctx, {.d_normed = d_head,
+      mtp_at(k).backward(ctx, {.d_normed = d_head,
                                .dy = from_deeper,
                                .h = representation(s, k - 1),
                                .ids = s.ids[k],
@@ -175,7 +175,7 @@ struct deepseek_v3 {
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
   block<P, L> block_of(index_t layer) const { return {config.block(layer)}; }
-  mtp_module<P, L> module(index_t depth) const { return {config.block(config.layers + depth - 1)}; }
+  mtp_module<P, L> mtp_at(index_t depth) const { return {config.block(config.layers + depth - 1)}; }
   head<P> output() const { return {head_chunk_tokens}; }
 
   // The state that depth k + 1 reads of depth k.
