@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <dsv3/cpu/memory/fill.hpp>
+#include <dsv3/number/bf16.hpp>
 
 #include <support/guarded.hpp>
 #include <support/run.hpp>
