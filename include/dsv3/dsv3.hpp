@@ -7,6 +7,7 @@
 #include <dsv3/exec/random.hpp>
 #include <dsv3/exec/trace.hpp>
 #include <dsv3/exec/verify.hpp>
+#include <dsv3/model/accounting.hpp>
 #include <dsv3/model/deepseek_v3.hpp>
 #include <dsv3/number/precision.hpp>
 #include <dsv3/number/traits.hpp>
