@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string_view>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -18,6 +19,13 @@ class random_stream {
 
   DSV3_HOST_DEVICE constexpr random_stream(std::uint64_t seed, std::uint64_t stream)
       : seed_(seed), stream_(stream) {}
+
+  /// The stream of a name (FNV-1a, 64 bits): what draws from it depends on no numbering.
+  static constexpr random_stream named(std::uint64_t seed, std::string_view name) {
+    std::uint64_t hash = 0xCBF29CE484222325u;
+    for (const char letter : name) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001B3u;
+    return {seed, hash};
+  }
 
   /// Four independent words for one counter.
   DSV3_HOST_DEVICE constexpr words at(std::uint64_t counter) const {

@@ -7,18 +7,9 @@
 #include <dsv3/op/memory/fill.hpp>
 
 #include <cstdint>
-#include <string_view>
+#include <string>
 
 namespace dsv3::inline DSV3_ABI {
-
-namespace detail {
-// FNV-1a, 64 bits.
-constexpr std::uint64_t name_hash(std::string_view name) {
-  std::uint64_t hash = 0xCBF29CE484222325u;
-  for (const char letter : name) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001B3u;
-  return hash;
-}
-}  // namespace detail
 
 /// Every learnable matrix from normal(0, config.init_deviation), every norm gain 1. Each tensor has the
 /// random stream (seed, hash of its name): what it gets depends on no order, and on the precision only by
@@ -32,7 +23,7 @@ void initialize(Ctx& ctx, model_tensors<Element>& masters, std::uint64_t seed) {
           op::fill<Element>::constant(ctx, {.y = field.flat(), .value = 1});
         else
           op::fill<Element>::normal(ctx, {.y = field.flat(),
-                                          .random = random_stream{seed, detail::name_hash(name)},
+                                          .random = random_stream::named(seed, name),
                                           .mean = 0,
                                           .deviation = deviation});
       },
