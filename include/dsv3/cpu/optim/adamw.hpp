@@ -23,7 +23,7 @@ struct implementation<op::adamw<P, Weight>, backend::cpu> {
     // Threads get whole stretches, so that an element meets the same vector code whatever the thread count.
     constexpr index_t stretch = 16384;
     const index_t n = args.g.extent(0);
-    cpu::parallel_ranges(ctx.threads, ceil_div(n, stretch), 1, [&](index_t first, index_t last) {
+    cpu::parallel_ranges(ctx.threads, ceil_div(n, stretch), 4, [&](index_t first, index_t last) {
       const index_t begin = first * stretch, end = std::min(last * stretch, n);
       update(c, args.g.data() + begin, args.p.data() + begin, args.w.data() + begin, args.m.data() + begin,
              args.v.data() + begin, end - begin);

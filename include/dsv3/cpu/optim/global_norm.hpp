@@ -26,7 +26,7 @@ struct implementation<op::global_norm<Element>, backend::cpu> {
   static void run(Ctx& ctx, const typename op_type::accumulate_args& args) {
     const view<double, 1> sums = scratch(ctx, ctx.scratch, args);
     const index_t n = args.x.extent(0), blocks = sums.extent(0);
-    cpu::parallel_ranges(ctx.threads, blocks, 1, [&](index_t begin, index_t end) {
+    cpu::parallel_ranges(ctx.threads, blocks, 4, [&](index_t begin, index_t end) {
       for (index_t b = begin; b < end; ++b)
         sums(b) = square_sum(args.x.data() + b * block, std::min(block, n - b * block));
     });
