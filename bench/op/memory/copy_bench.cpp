@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copies and conversions: their limit is memory.
 #include <dsv3/cpu/memory/copy.hpp>
+#include <dsv3/number/bf16.hpp>
 
 #include <support/counters.hpp>
 #include <support/sizes.hpp>
