@@ -41,10 +41,11 @@ inline double exponential(double x) { return std::exp(x); }
 DSV3_FORCE_INLINE float square_root(float x) {
   const bool tiny = x < 1e-30f;  // subnormal numbers have too few bits to start from
   const float scaled = tiny ? x * 0x1p48f : x;
-  // y -> 1 / sqrt(scaled), from a guess that halves and negates the exponent: each step of Newton doubles the
-  // digits.
+  // A guess that halves and negates the exponent; each step of Newton doubles the digits of 1 / sqrt(scaled).
   float y = __builtin_bit_cast(float, 0x5F375A86 - (__builtin_bit_cast(std::int32_t, scaled) >> 1));
-  for (int step = 0; step < 3; ++step) y = y * (1.5f - 0.5f * scaled * y * y);
+  y *= 1.5f - 0.5f * scaled * y * y;
+  y *= 1.5f - 0.5f * scaled * y * y;
+  y *= 1.5f - 0.5f * scaled * y * y;
   const float root = scaled * y;
   const float nearer = (root + 0.5f * y * (scaled - root * root)) * (tiny ? 0x1p-24f : 1.0f);
   return x <= 0x1.fffffep127f ? nearer : x;  // infinity and NaN stay
