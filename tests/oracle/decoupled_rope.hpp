@@ -12,8 +12,8 @@ struct rotary {
   double theta = 10000, stretch = 1, trained = 4096, fast_turns = 32, slow_turns = 1;
   double mscale = 1, mscale_all_dim = 1;
 
-  // Turns of pair i over the trained context decide: many turns keep the frequency, few are stretched, linear between
-  // the pair indices where the two limits are met (rounded outward).
+  // Turns of pair i over the trained context decide: many turns keep the frequency, few are stretched, linear
+  // between the pair indices where the two limits are met (rounded outward).
   double frequency(int i, int channels) const {
     const double omega = 1.0 / std::pow(theta, double(2 * i) / channels);
     if (stretch <= 1) return omega;
@@ -40,7 +40,8 @@ struct rotary {
     const int channels = int(x.size());
     std::vector<double> y(x.size());
     for (int i = 0; i < channels / 2; ++i) {
-      const std::size_t a = std::size_t(halves ? i : 2 * i), b = std::size_t(halves ? i + channels / 2 : 2 * i + 1);
+      const std::size_t a = std::size_t(halves ? i : 2 * i),
+                        b = std::size_t(halves ? i + channels / 2 : 2 * i + 1);
       const double phi = direction * position * frequency(i, channels);
       y[a] = amplitude() * (x[a] * std::cos(phi) - x[b] * std::sin(phi));
       y[b] = amplitude() * (x[a] * std::sin(phi) + x[b] * std::cos(phi));

@@ -29,7 +29,8 @@ struct attention {
   }
 
   double key(int j, int h, int e) const {
-    return e < nope ? kv[at(j, h, e, nope + v_dim)] : k_rope[std::size_t(j) * std::size_t(rope) + std::size_t(e - nope)];
+    return e < nope ? kv[at(j, h, e, nope + v_dim)]
+                    : k_rope[std::size_t(j) * std::size_t(rope) + std::size_t(e - nope)];
   }
   double value(int j, int h, int e) const { return kv[at(j, h, nope + e, nope + v_dim)]; }
 
@@ -52,16 +53,19 @@ struct attention {
   outcome forward() const {
     outcome result{std::vector<double>(elements(v_dim)), std::vector<double>(elements(1))};
     each_query([&](int first, int t, int h) {
-      const auto p = probabilities(first, t, h, result.lse[std::size_t(h) * std::size_t(tokens()) + std::size_t(t)]);
+      const auto p =
+          probabilities(first, t, h, result.lse[std::size_t(h) * std::size_t(tokens()) + std::size_t(t)]);
       for (int e = 0; e < v_dim; ++e)
-        for (int j = first; j <= t; ++j) result.o[at(t, h, e, v_dim)] += p[std::size_t(j - first)] * value(j, h, e);
+        for (int j = first; j <= t; ++j)
+          result.o[at(t, h, e, v_dim)] += p[std::size_t(j - first)] * value(j, h, e);
     });
     return result;
   }
 
   // With o as forward gave it out, rounded as it may be: d_o · o stands for the mean of d_o · v.
   slopes backward(const std::vector<double>& d_o, const std::vector<double>& o) const {
-    slopes result{std::vector<double>(q.size()), std::vector<double>(kv.size()), std::vector<double>(k_rope.size())};
+    slopes result{std::vector<double>(q.size()), std::vector<double>(kv.size()),
+                  std::vector<double>(k_rope.size())};
     each_query([&](int first, int t, int h) {
       double lse;
       const auto p = probabilities(first, t, h, lse);
@@ -74,10 +78,13 @@ struct attention {
         for (int e = 0; e < nope + rope; ++e) {
           result.dq[at(t, h, e, nope + rope)] += ds * key(j, h, e);
           const double dk = ds * q[at(t, h, e, nope + rope)];
-          if (e < nope) result.dkv[at(j, h, e, nope + v_dim)] += dk;
-          else result.dk_rope[std::size_t(j) * std::size_t(rope) + std::size_t(e - nope)] += dk;
+          if (e < nope)
+            result.dkv[at(j, h, e, nope + v_dim)] += dk;
+          else
+            result.dk_rope[std::size_t(j) * std::size_t(rope) + std::size_t(e - nope)] += dk;
         }
-        for (int e = 0; e < v_dim; ++e) result.dkv[at(j, h, nope + e, nope + v_dim)] += share * d_o[at(t, h, e, v_dim)];
+        for (int e = 0; e < v_dim; ++e)
+          result.dkv[at(j, h, nope + e, nope + v_dim)] += share * d_o[at(t, h, e, v_dim)];
       }
     });
     return result;
@@ -87,7 +94,9 @@ struct attention {
   std::size_t at(int t, int h, int e, int width) const {
     return (std::size_t(t) * std::size_t(heads) + std::size_t(h)) * std::size_t(width) + std::size_t(e);
   }
-  std::size_t elements(int width) const { return std::size_t(tokens()) * std::size_t(heads) * std::size_t(width); }
+  std::size_t elements(int width) const {
+    return std::size_t(tokens()) * std::size_t(heads) * std::size_t(width);
+  }
 
   template <class Visit>
   void each_query(Visit&& visit) const {

@@ -51,9 +51,11 @@ void table(benchmark::State& state) {
 }
 
 BENCHMARK_TEMPLATE(queries, fp32, support::deepseek_v3, rope_layout::interleaved)->Apply(support::on_threads);
-BENCHMARK_TEMPLATE(queries, bf16_mixed, support::deepseek_v3, rope_layout::interleaved)->Apply(support::on_threads);
+BENCHMARK_TEMPLATE(queries, bf16_mixed, support::deepseek_v3, rope_layout::interleaved)
+    ->Apply(support::on_threads);
 BENCHMARK_TEMPLATE(queries, fp32, support::deepseek_v3, rope_layout::half_split)->Apply(support::on_threads);
-BENCHMARK_TEMPLATE(queries, bf16_mixed, support::deepseek_v3, rope_layout::half_split)->Apply(support::on_threads);
+BENCHMARK_TEMPLATE(queries, bf16_mixed, support::deepseek_v3, rope_layout::half_split)
+    ->Apply(support::on_threads);
 BENCHMARK_TEMPLATE(queries, fp32, support::mini, rope_layout::interleaved)->Apply(support::on_threads);
 BENCHMARK_TEMPLATE(queries, bf16_mixed, support::mini, rope_layout::interleaved)->Apply(support::on_threads);
 BENCHMARK_TEMPLATE(table, fp32, support::deepseek_v3)->Apply(support::on_threads);

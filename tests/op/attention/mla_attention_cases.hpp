@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Sizes that latent attention is tested at: sequence lengths around tile borders, empty ones, odd and zero widths.
+// Sizes that latent attention is tested at: lengths around tile borders, empty ones, odd and zero widths.
 #pragma once
 
 #include <vector>

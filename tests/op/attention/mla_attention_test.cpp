@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Latent attention against the direct formula, and what must hold beside it: causality to the bit, packed sequences,
-// determinism, bounded scratch, refusals.
+// Latent attention against the direct formula, and what must hold beside it: causality to the bit, packed
+// sequences, determinism, bounded scratch, refusals.
 #include <doctest/doctest.h>
 
 #include <dsv3/cpu/attention/mla_attention.hpp>
@@ -44,11 +44,19 @@ struct problem {
   }
 
   explicit problem(const attention_size& c)
-      : size(c), tokens(total(c)), offsets(0, c.lengths.size() + 1), positions(0, tokens),
-        q(3, tokens, c.heads, c.qk_nope + c.qk_rope), kv(1, tokens, c.heads, c.qk_nope + c.v_dim),
-        o(2, tokens, c.heads, c.v_dim), d_o(5, tokens, c.heads, c.v_dim),
-        dq(7, tokens, c.heads, c.qk_nope + c.qk_rope), dkv(2, tokens, c.heads, c.qk_nope + c.v_dim),
-        k_rope(9, tokens, c.qk_rope), dk_rope(4, tokens, c.qk_rope), lse(3, c.heads, tokens) {
+      : size(c),
+        tokens(total(c)),
+        offsets(0, c.lengths.size() + 1),
+        positions(0, tokens),
+        q(3, tokens, c.heads, c.qk_nope + c.qk_rope),
+        kv(1, tokens, c.heads, c.qk_nope + c.v_dim),
+        o(2, tokens, c.heads, c.v_dim),
+        d_o(5, tokens, c.heads, c.v_dim),
+        dq(7, tokens, c.heads, c.qk_nope + c.qk_rope),
+        dkv(2, tokens, c.heads, c.qk_nope + c.v_dim),
+        k_rope(9, tokens, c.qk_rope),
+        dk_rope(4, tokens, c.qk_rope),
+        lse(3, c.heads, tokens) {
     index_t reached = 0;
     offsets.get()(0) = 0;
     for (std::size_t s = 0; s < c.lengths.size(); ++s) {
@@ -64,26 +72,42 @@ struct problem {
     return {.q = q, .kv = kv, .k_rope = k_rope, .sequence = sequence(), .scale = scale, .o = o, .lse = lse};
   }
   typename op_type::backward_args backward_args() {
-    return {.d_o = d_o, .q = q, .kv = kv, .k_rope = k_rope, .o = o, .lse = lse, .sequence = sequence(),
-            .scale = scale, .dq = dq, .dkv = dkv, .dk_rope = dk_rope};
+    return {.d_o = d_o,
+            .q = q,
+            .kv = kv,
+            .k_rope = k_rope,
+            .o = o,
+            .lse = lse,
+            .sequence = sequence(),
+            .scale = scale,
+            .dq = dq,
+            .dkv = dkv,
+            .dk_rope = dk_rope};
   }
 
   // Both directions, with exactly the scratch that measure asks for.
   void run(int threads = 1) {
+    host_memory memory;
     cpu_context ctx{.threads = threads};
     const auto work = [&](auto& context) {
       op_type::forward(context, forward_args());
       op_type::backward(context, backward_args());
     };
-    host_memory memory;
     ctx.scratch = scratch_arena{memory, measure(ctx, work)};
     work(ctx);
     CHECK(ctx.scratch.used() == 0);
   }
 
   oracle::attention expected() {
-    return {.lengths = size.lengths, .heads = size.heads, .nope = size.qk_nope, .rope = size.qk_rope,
-            .v_dim = size.v_dim, .scale = scale, .q = q.values(), .kv = kv.values(), .k_rope = k_rope.values()};
+    return {.lengths = size.lengths,
+            .heads = size.heads,
+            .nope = size.qk_nope,
+            .rope = size.qk_rope,
+            .v_dim = size.v_dim,
+            .scale = scale,
+            .q = q.values(),
+            .kv = kv.values(),
+            .k_rope = k_rope.values()};
   }
 
   bool intact() {
@@ -102,7 +126,8 @@ double typical(const std::vector<double>& values) {
   return std::sqrt(squares / static_cast<double>(std::max<std::size_t>(values.size(), 1)));
 }
 
-// A gradient's row may vanish by cancellation (a query that sees one key): such rows are held to the tensor's size.
+// A gradient's row may vanish by cancellation (a query that sees one key): such rows are held to the tensor's
+// size.
 double worst_gradient(const std::vector<double>& found, const std::vector<double>& expected, index_t width) {
   return support::worst_row(found, expected, width, std::max(typical(expected), 1e-30));
 }
@@ -130,8 +155,10 @@ bool same_tokens(dsv3::view<T, 2> a, index_t begin, index_t end, dsv3::view<T, 2
 template <class View>
 void poison_tokens(View v, index_t begin, index_t end) {
   for (index_t t = begin; t < end; ++t) {
-    if constexpr (View::rank == 3) poison_tokens(v[t], 0, v.extent(1));
-    else for (index_t e = 0; e < v.extent(1); ++e) v(t, e) = support::poison<typename View::element>();
+    if constexpr (View::rank == 3)
+      poison_tokens(v[t], 0, v.extent(1));
+    else
+      for (index_t e = 0; e < v.extent(1); ++e) v(t, e) = support::poison<typename View::element>();
   }
 }
 
@@ -171,7 +198,8 @@ TEST_CASE("gradients are the slopes of the oracle's forward") {
   };
   const auto slopes_of = [&](std::vector<double>& input) {
     std::vector<double> slopes;
-    for (double& number : input) slopes.push_back(support::central_difference(number, support::difference_step, loss));
+    for (double& number : input)
+      slopes.push_back(support::central_difference(number, support::difference_step, loss));
     return slopes;
   };
   const double allowed = support::difference_tolerance;
@@ -244,7 +272,8 @@ TEST_CASE("gradients of earlier queries never reach later keys") {
   }
 }
 
-TEST_CASE_TEMPLATE("the same bits for any number of threads, every time", P, fp64_reference, fp32, bf16_mixed) {
+TEST_CASE_TEMPLATE("the same bits for any number of threads, every time", P, fp64_reference, fp32,
+                   bf16_mixed) {
   const attention_size c{{130, 3, 300}, 19, 6, 4, 5};
   problem<P> one(c);
   one.run(1);
@@ -277,8 +306,8 @@ TEST_CASE("a score of minus infinity is a key that is not there") {
     run.q.get()(t, 0, 0) = 1;
     if (t < 256 || t == 280) run.kv.get()(t, 0, 0) = -INFINITY;
   }
-  cpu_context ctx{};
   host_memory memory;
+  cpu_context ctx{};
   ctx.scratch = scratch_arena{memory, 1 << 20};
   op::mla_attention<fp64_reference>::forward(ctx, run.forward_args());
   // Queries that see no other key have no softmax: NaN, in the formula as here.
@@ -293,8 +322,8 @@ TEST_CASE("lse is optional") {
   with.run();
   auto args = without.forward_args();
   args.lse = {};
-  cpu_context ctx{};
   host_memory memory;
+  cpu_context ctx{};
   ctx.scratch = scratch_arena{memory, 1 << 20};
   op::mla_attention<fp32>::forward(ctx, args);
   CHECK(without.o.same_bits(with.o));
@@ -303,8 +332,8 @@ TEST_CASE("lse is optional") {
 TEST_CASE("scratch is exact, and a square of no sequence") {
   using op_type = op::mla_attention<fp32>;
   problem<fp32> run({{200, 90}, 3, 6, 4, 5});
-  cpu_context ctx{.threads = 3};
   host_memory memory;
+  cpu_context ctx{.threads = 3};
   const std::size_t bytes = measure(ctx, [&](auto& probe) { op_type::forward(probe, run.forward_args()); });
   ctx.scratch = scratch_arena{memory, bytes - 1};
   CHECK_THROWS_AS(op_type::forward(ctx, run.forward_args()), dsv3::error);
@@ -321,14 +350,23 @@ TEST_CASE("scratch is exact, and a square of no sequence") {
       data.offsets = view<const std::int32_t, 1>{reinterpret_cast<const std::int32_t*>(64), 2};
       data.positions = view<const std::int32_t, 1>{reinterpret_cast<const std::int32_t*>(64), length};
       if (backward)
-        op_type::backward(probe, {.d_o = o, .q = q, .kv = kv, .k_rope = k_rope, .o = o, .lse = lse,
-                                  .sequence = data, .dq = q, .dkv = kv, .dk_rope = k_rope});
+        op_type::backward(probe, {.d_o = o,
+                                  .q = q,
+                                  .kv = kv,
+                                  .k_rope = k_rope,
+                                  .o = o,
+                                  .lse = lse,
+                                  .sequence = data,
+                                  .dq = q,
+                                  .dkv = kv,
+                                  .dk_rope = k_rope});
       else
         op_type::forward(probe, {.q = q, .kv = kv, .k_rope = k_rope, .sequence = data, .o = o, .lse = lse});
     });
   };
   CHECK(bytes_of_length(1 << 20, false) == bytes_of_length(1 << 10, false));
-  CHECK(bytes_of_length(1 << 20, true) < (std::size_t{1} << 20) * (3 * 97 + 2 * 32) * sizeof(float) + (8 << 20));
+  CHECK(bytes_of_length(1 << 20, true) <
+        (std::size_t{1} << 20) * (3 * 97 + 2 * 32) * sizeof(float) + (8 << 20));
 }
 
 TEST_CASE("sequences that do not tile the tokens are refused") {
@@ -337,8 +375,8 @@ TEST_CASE("sequences that do not tile the tokens are refused") {
     problem<fp32> run({{3, 4}, 1, 2, 2, 2});
     auto sequence = run.sequence();
     spoil(run.offsets.get(), sequence);
-    cpu_context ctx{};
     host_memory memory;
+    cpu_context ctx{};
     ctx.scratch = scratch_arena{memory, 1 << 20};
     try {
       auto args = run.forward_args();
@@ -378,18 +416,24 @@ TEST_CASE("check says what is wrong") {
     spoil(args);
     return args.check().message();
   };
-  CHECK(forward([](auto& a) { a.kv = a.kv.rows(0, 6); }) == "mla_attention.forward: kv has 6 tokens, q has 7");
-  CHECK(forward([](auto& a) { a.kv = a.kv.slice(1, 0, 1); }) == "mla_attention.forward: kv has 1 heads, q has 2");
+  CHECK(forward([](auto& a) { a.kv = a.kv.rows(0, 6); }) ==
+        "mla_attention.forward: kv has 6 tokens, q has 7");
+  CHECK(forward([](auto& a) { a.kv = a.kv.slice(1, 0, 1); }) ==
+        "mla_attention.forward: kv has 1 heads, q has 2");
   CHECK(forward([](auto& a) { a.o = a.o.columns(0, 2); }) ==
         "mla_attention.forward: kv has 7 columns, qk_nope + v_dim has 6");
-  CHECK(forward([](auto& a) { a.lse = a.lse.rows(0, 1); }) == "mla_attention.forward: lse has 1 heads, q has 2");
+  CHECK(forward([](auto& a) { a.lse = a.lse.rows(0, 1); }) ==
+        "mla_attention.forward: lse has 1 heads, q has 2");
   CHECK(forward([](auto& a) { a.sequence.positions = a.sequence.positions.rows(0, 2); }) ==
         "mla_attention.forward: sequence has 2 tokens, q has 7");
-  CHECK(forward([](auto& a) { a.q = view<const float, 3>{static_cast<const float*>(nullptr), 7, 2, 6}; }) ==
-        "mla_attention.forward: q has 84 elements and a null pointer");
+  CHECK(forward([](auto& a) {
+          a.q = view<const float, 3>{static_cast<const float*>(nullptr), 7, 2, 6};
+        }) == "mla_attention.forward: q has 84 elements and a null pointer");
   CHECK(backward([](auto& a) { a.lse = {}; }) == "mla_attention.backward: lse has 0 heads, q has 2");
-  CHECK(backward([](auto& a) { a.dq = a.dq.rows(0, 6); }) == "mla_attention.backward: dq has 6 tokens, q has 7");
-  CHECK(backward([](auto& a) { a.dkv = a.dkv.slice(1, 0, 1); }) == "mla_attention.backward: dkv has 1 heads, kv has 2");
+  CHECK(backward([](auto& a) { a.dq = a.dq.rows(0, 6); }) ==
+        "mla_attention.backward: dq has 6 tokens, q has 7");
+  CHECK(backward([](auto& a) { a.dkv = a.dkv.slice(1, 0, 1); }) ==
+        "mla_attention.backward: dkv has 1 heads, kv has 2");
   CHECK(backward([](auto& a) { a.dk_rope = a.dk_rope.columns(0, 1); }) ==
         "mla_attention.backward: dk_rope has 1 columns, k_rope has 2");
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rotary table and rotation: against the oracle, in place on a column slice of queries, both layouts, both directions.
+// Rotary table and rotation, in place on a column slice of queries: both layouts, both directions.
 #include <doctest/doctest.h>
 
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
@@ -24,8 +24,13 @@ namespace {
 const rope_config yarn{.factor = 40, .original_length = 128, .mscale = 1, .mscale_all_dim = 0.707};
 
 oracle::rotary same_as(const rope_config& c) {
-  return {.theta = c.theta, .stretch = c.factor, .trained = c.original_length, .fast_turns = c.beta_fast,
-          .slow_turns = c.beta_slow, .mscale = c.mscale, .mscale_all_dim = c.mscale_all_dim};
+  return {.theta = c.theta,
+          .stretch = c.factor,
+          .trained = c.original_length,
+          .fast_turns = c.beta_fast,
+          .slow_turns = c.beta_slow,
+          .mscale = c.mscale,
+          .mscale_all_dim = c.mscale_all_dim};
 }
 
 // A table of `positions` rows whose rows lie apart, filled by the operation.
@@ -45,14 +50,15 @@ struct filled_table {
 struct problem {
   index_t tokens, heads, qk_nope, qk_rope, positions;
 };
-const problem problems[] = {{7, 3, 5, 6, 40}, {1, 1, 0, 2, 1},   {65, 2, 64, 64, 300},
+const problem problems[] = {{7, 3, 5, 6, 40}, {1, 1, 0, 2, 1},    {65, 2, 64, 64, 300},
                             {0, 4, 8, 8, 16}, {300, 1, 0, 34, 9}, {3, 17, 1, 10, 5000}};
 
 std::int32_t position_of(const problem& c, index_t token) {  // the last one included
   return static_cast<std::int32_t>(token == 0 ? c.positions - 1 : token * 37 % c.positions);
 }
 
-// x as the rotary columns of queries [tokens, heads, qk_nope + qk_rope]; what lies before them must not change.
+// x as the rotary columns of queries [tokens, heads, qk_nope + qk_rope]; what lies before them must not
+// change.
 template <class P, rope_layout Layout>
 struct rotation_case {
   problem size;
@@ -118,7 +124,8 @@ void agrees_with_oracle() {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the table is cos and sin times the attention factor", P, fp64_reference, fp32, bf16_mixed) {
+TEST_CASE_TEMPLATE("the table is cos and sin times the attention factor", P, fp64_reference, fp32,
+                   bf16_mixed) {
   for (const rope_config& rope : {rope_config{}, yarn}) {
     filled_table<P> table(3000, 64, rope);
     const oracle::rotary expected = same_as(rope);
@@ -180,7 +187,8 @@ TEST_CASE("inverse undoes forward, and is its transpose") {
   x.apply(stretched, rotation::forward);
   y.apply(stretched, rotation::inverse);
   const auto x_after = rotary_columns(x.q.values(), c), y_after = rotary_columns(y.q.values(), c);
-  for (std::size_t i = 0; i < x_before.size(); ++i) left += x_after[i] * y_before[i], right += x_before[i] * y_after[i];
+  for (std::size_t i = 0; i < x_before.size(); ++i)
+    left += x_after[i] * y_before[i], right += x_before[i] * y_after[i];
   CHECK(std::fabs(left - right) <= 1e-12 * std::fabs(left));
 }
 
@@ -252,8 +260,8 @@ TEST_CASE("a position outside the table is refused and nothing is rotated") {
     rotation_case<fp32, rope_layout::interleaved> run(c);
     run.positions.get()(4) = bad;
     const auto before = run.q.raw();
-    const std::string sentence = "decoupled_rope.apply: token 4 has position " + std::to_string(bad) +
-                                 ", the table has 10 positions";
+    const std::string sentence =
+        "decoupled_rope.apply: token 4 has position " + std::to_string(bad) + ", the table has 10 positions";
     CHECK_THROWS_WITH_AS(run.apply(table, rotation::forward, 2), sentence.c_str(), dsv3::error);
     CHECK(std::memcmp(before.data(), run.q.raw().data(), before.size() * sizeof(float)) == 0);
   }
@@ -286,7 +294,8 @@ TEST_CASE("check says what is wrong") {
   filling.table.config.qk_rope = 7;
   CHECK(filling.check().message() == "decoupled_rope.table: qk_rope must be even");
   filling.table.config.qk_rope = 8;
-  CHECK(filling.check().message() == "decoupled_rope.table: cosine has 3 rotary pairs, the table's config has 4");
+  CHECK(filling.check().message() ==
+        "decoupled_rope.table: cosine has 3 rotary pairs, the table's config has 4");
 }
 
 TEST_CASE("no scratch is needed") {
@@ -295,6 +304,7 @@ TEST_CASE("no scratch is needed") {
   rotation_case<fp32, rope_layout::interleaved> run(c);
   cpu_context ctx{};
   CHECK(measure(ctx, [&](auto& probe) {
-          op::decoupled_rope<fp32>::apply(probe, {.x = run.x(), .positions = run.positions, .table = table.get()});
+          op::decoupled_rope<fp32>::apply(probe,
+                                          {.x = run.x(), .positions = run.positions, .table = table.get()});
         }) == 0);
 }

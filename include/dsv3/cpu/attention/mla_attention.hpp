@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Latent attention on the CPU: tiles of scores small enough for the cache, so that no sequence needs a square.
+// Latent attention on the CPU by tiles of scores that fit the cache: no sequence needs its square.
 #pragma once
 
 #include <dsv3/cpu/attention/rows.hpp>
@@ -13,10 +13,11 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// Keys come in tiles, queries in blocks. Of a block's scores with a tile the first `full` columns are visible to all
-/// its rows and go through matrix products; where the block meets the diagonal, `edge` more columns form a triangle in
-/// which row r sees r + 1 of them. What is masked is never multiplied with: no later token reaches an earlier one,
-/// not even as NaN. A part's work does not depend on who else is at work, so neither do results.
+/// Keys come in tiles, queries in blocks. Of a block's scores with a tile the first `full` columns are
+/// visible to all its rows and go through matrix products; where the block meets the diagonal, `edge` more
+/// columns form a triangle in which row r sees r + 1 of them. What is masked is never multiplied with: no
+/// later token reaches an earlier one, not even as NaN. A part's work does not depend on who else is at work,
+/// so neither do results.
 template <class P>
 struct implementation<op::mla_attention<P>, backend::cpu> {
   using op_type = op::mla_attention<P>;
@@ -25,12 +26,12 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
   using backward_args = typename op_type::backward_args;
 
   static constexpr index_t tile_rows = 256;   // of keys; also of queries in one part of forward
-  static constexpr index_t block_rows = 64;   // of queries; divides tile_rows, so that no triangle crosses tiles
+  static constexpr index_t block_rows = 64;   // of queries; divides tile_rows: no triangle crosses tiles
   static constexpr index_t most_groups = 16;  // of heads in backward, each with its own partial dk_rope
 
   struct forward_scratch {
-    view<acc, 3> q, k, v, scores, o;          // [slots, rows, columns]
-    view<cpu::softmax_row<acc>, 2> softmax;   // [slots, rows]
+    view<acc, 3> q, k, v, scores, o;         // [slots, rows, columns]
+    view<cpu::softmax_row<acc>, 2> softmax;  // [slots, rows]
   };
   struct backward_scratch {
     view<acc, 3> q, d_o, k, v, p, ds, dk, dv, dq;  // [slots, rows, columns]
@@ -74,7 +75,8 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
     const index_t heads = args.q.extent(1), pairs = args.sequence.sequences() * heads;
     const index_t parts = ceil_div(args.sequence.max_length, tile_rows);
     cpu::parallel_slots(ctx.threads, parts * pairs, [&](index_t slot, index_t index) {
-      const index_t first = (parts - 1 - index / pairs) * tile_rows;  // late queries see most keys and go first
+      // Late queries see most keys and go first.
+      const index_t first = (parts - 1 - index / pairs) * tile_rows;
       const index_range tokens = tokens_of(args.sequence, index % pairs / heads);
       const index_range rows{first, std::min(first + tile_rows, tokens.count())};
       if (rows.count() > 0) forward_part(args, work, slot, tokens, index % heads, rows);
@@ -118,10 +120,11 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
       const auto [begin, end] = tokens_of(sequence, s);
       if (begin != reached || end < begin)
         refuse("sequence " + std::to_string(s) + " has the tokens [" + std::to_string(begin) + ", " +
-               std::to_string(end) + "), it must begin at " + std::to_string(reached) + " and not end before");
+               std::to_string(end) + "), it must begin at " + std::to_string(reached) +
+               " and not end before");
       if (end - begin > sequence.max_length)
-        refuse("sequence " + std::to_string(s) + " has " + std::to_string(end - begin) + " tokens, max_length is " +
-               std::to_string(sequence.max_length));
+        refuse("sequence " + std::to_string(s) + " has " + std::to_string(end - begin) +
+               " tokens, max_length is " + std::to_string(sequence.max_length));
       reached = end;
     }
     if (reached != sequence.tokens())
@@ -132,15 +135,17 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
   // k = (k_nope, k_rope) and v of one head.
   template <class Args>
   static void load_keys(const Args& args, index_t first, index_t keys, index_t head, acc* k, acc* v) {
-    const index_t qk = args.q.extent(2), rope = args.k_rope.extent(1), nope = qk - rope, v_dim = args.o.extent(2);
+    const index_t qk = args.q.extent(2), v_dim = args.o.extent(2);
+    const index_t rope = args.k_rope.extent(1), nope = qk - rope;
     cpu::load_rows(args.kv, first, keys, head, 0, nope, k, qk);
-    for (index_t j = 0; j < keys; ++j) cpu::copy_row<acc>(args.k_rope[first + j].data(), rope, k + j * qk + nope);
+    for (index_t j = 0; j < keys; ++j)
+      cpu::copy_row<acc>(args.k_rope[first + j].data(), rope, k + j * qk + nope);
     cpu::load_rows(args.kv, first, keys, head, nope, nope + v_dim, v, v_dim);
   }
 
   // The queries `rows` of one head of one sequence; they begin where a tile of keys does.
-  static void forward_part(const forward_args& args, const forward_scratch& work, index_t slot, index_range tokens,
-                           index_t head, index_range rows) {
+  static void forward_part(const forward_args& args, const forward_scratch& work, index_t slot,
+                           index_range tokens, index_t head, index_range rows) {
     const index_t qk = args.q.extent(2), v_dim = args.o.extent(2), stride = work.scores.extent(2);
     acc *k = work.k[slot].data(), *v = work.v[slot].data(), *scores = work.scores[slot].data();
     cpu::softmax_row<acc>* softmax = work.softmax[slot].data();
@@ -162,7 +167,8 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
         }
         cpu::product(no, no, count, v_dim, full, 1, scores, stride, v, v_dim, tile > 0 ? 1 : 0, o, v_dim);
         for (index_t r = 0; r < edge; ++r)
-          cpu::add_weighted_rows(scores + r * stride + full, 1, r + 1, v + full * v_dim, v_dim, o + r * v_dim);
+          cpu::add_weighted_rows(scores + r * stride + full, 1, r + 1, v + full * v_dim, v_dim,
+                                 o + r * v_dim);
       }
     }
     for (index_t r = 0; r < rows.count(); ++r) {
@@ -174,14 +180,18 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
     }
   }
 
-  // One head of one sequence. What it has of dk_rope is written to `partial` by the first head of a group and added
-  // by the others.
+  // One head of one sequence. What it has of dk_rope is written to `partial` by the first head of a group and
+  // added by the others.
   static void backward_head(const backward_args& args, const backward_scratch& work, index_t slot,
-                            index_range tokens, index_t head, const view<acc, 2>& partial, bool first_of_group) {
-    const index_t qk = args.q.extent(2), v_dim = args.o.extent(2), rope = args.k_rope.extent(1), nope = qk - rope;
+                            index_range tokens, index_t head, const view<acc, 2>& partial,
+                            bool first_of_group) {
+    const index_t qk = args.q.extent(2), v_dim = args.o.extent(2), rope = args.k_rope.extent(1),
+                  nope = qk - rope;
     const index_t length = tokens.count(), stride = work.p.extent(2);
-    acc *q = work.q[slot].data(), *d_o = work.d_o[slot].data(), *k = work.k[slot].data(), *v = work.v[slot].data();
-    acc *p = work.p[slot].data(), *ds = work.ds[slot].data(), *dk = work.dk[slot].data(), *dv = work.dv[slot].data();
+    acc *q = work.q[slot].data(), *d_o = work.d_o[slot].data();
+    acc *p = work.p[slot].data(), *ds = work.ds[slot].data();
+    acc *k = work.k[slot].data(), *dk = work.dk[slot].data();
+    acc *v = work.v[slot].data(), *dv = work.dv[slot].data();
     acc* projection = work.projection[slot].data();
     for (index_t t = 0; t < length; ++t)
       projection[t] = cpu::dot_row<acc>(args.o[tokens.begin + t][head].data(),

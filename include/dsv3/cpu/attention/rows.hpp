@@ -26,7 +26,8 @@ void load_rows(const view<const Element, 3>& from, index_t first, index_t rows, 
 
 /// to += Σ_j weights[j · stride] · from[j], rows of `width`, j < count.
 template <class Acc>
-void add_weighted_rows(const Acc* weights, index_t stride, index_t count, const Acc* from, index_t width, Acc* to) {
+void add_weighted_rows(const Acc* weights, index_t stride, index_t count, const Acc* from, index_t width,
+                       Acc* to) {
   index_t j = 0;
   for (; j + 4 <= count; j += 4) {  // four at a time: one store of `to` for four rows
     const Acc* row = from + j * width;
@@ -49,8 +50,8 @@ template <class Acc>
 struct softmax_row {
   Acc highest = -std::numeric_limits<Acc>::infinity(), sum = 0;
 
-  /// Turns the next `count` scores into exp(score - highest) and adds them to `sum`. Returns the factor for whatever
-  /// was summed with the exponentials of earlier calls.
+  /// Turns the next `count` scores into exp(score - highest) and adds them to `sum`. Returns the factor for
+  /// whatever was summed with the exponentials of earlier calls.
   Acc absorb(Acc* scores, index_t count) {
     Acc top = highest, added = 0;
     DSV3_SIMD_MAX(top)

@@ -34,9 +34,9 @@ void guarded([[maybe_unused]] std::exception_ptr& failure, Work&& work) {
 
 }  // namespace detail
 
-/// Runs worker(slot, p) for every p in [0, parts), on up to `threads` threads. `slot`, below max(threads, 1), belongs to
-/// one thread at a time: it picks the scratch a part may use, and what a part computes must not depend on it. The first
-/// exception is rethrown once all parts have ended.
+/// Runs worker(slot, p) for every p in [0, parts), on up to `threads` threads. `slot`, below max(threads, 1),
+/// belongs to one thread at a time: it picks the scratch a part may use, and what a part computes must not
+/// depend on it. The first exception is rethrown once all parts have ended.
 template <class Worker>
 void parallel_slots([[maybe_unused]] int threads, index_t parts, Worker&& worker) {
 #if DSV3_OPENMP
@@ -53,15 +53,15 @@ void parallel_slots([[maybe_unused]] int threads, index_t parts, Worker&& worker
   for (index_t p = 0; p < parts; ++p) worker(index_t{0}, p);
 }
 
-/// Runs part(p) for every p in [0, parts), on up to `threads` threads. Part p always does the same work, whichever
-/// thread takes it.
+/// Runs part(p) for every p in [0, parts), on up to `threads` threads. Part p always does the same work,
+/// whichever thread takes it.
 template <class Part>
 void parallel_parts(int threads, index_t parts, Part&& part) {
   parallel_slots(threads, parts, [&](index_t, index_t p) { part(p); });
 }
 
-/// Splits [0, count) into one contiguous range per thread and runs body(begin, end) on each. Ranges of fewer than
-/// `grain` items are not worth a thread.
+/// Splits [0, count) into one contiguous range per thread and runs body(begin, end) on each. Ranges of fewer
+/// than `grain` items are not worth a thread.
 template <class Body>
 void parallel_ranges(int threads, index_t count, index_t grain, Body&& body) {
   const index_t parts = std::clamp<index_t>(count / std::max<index_t>(grain, 1), 1, std::max(threads, 1));

@@ -37,7 +37,8 @@ struct implementation<op::decoupled_rope<P, Layout>, backend::cpu> {
   static void run(Ctx& ctx, const typename op_type::apply_args& args) {
     const index_t heads = args.x.extent(1), pairs = args.table.cosine.extent(1);
     require_in_table(args.positions, args.table.cosine.extent(0));
-    const index_t grain = 1 + 8192 / (heads * pairs + 1);  // tokens below which a thread costs more than it does
+    const index_t grain =
+        1 + 8192 / (heads * pairs + 1);  // tokens below which a thread costs more than it does
     cpu::parallel_ranges(ctx.threads, args.x.extent(0), grain, [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t) {
         const index_t position = args.positions(t);
@@ -45,8 +46,10 @@ struct implementation<op::decoupled_rope<P, Layout>, backend::cpu> {
         const acc* sine = &args.table.sine(position, 0);
         for (index_t h = 0; h < heads; ++h) {
           activation<P>* x = &args.x(t, h, 0);
-          if (args.direction == rotation::forward) rotate<1>(x, cosine, sine, pairs);
-          else rotate<-1>(x, cosine, sine, pairs);
+          if (args.direction == rotation::forward)
+            rotate<1>(x, cosine, sine, pairs);
+          else
+            rotate<-1>(x, cosine, sine, pairs);
         }
       }
     });
@@ -57,8 +60,8 @@ struct implementation<op::decoupled_rope<P, Layout>, backend::cpu> {
   static void require_in_table(view<const std::int32_t, 1> positions, index_t rows) {
     for (index_t t = 0; t < positions.extent(0); ++t)
       if (positions(t) < 0 || positions(t) >= rows)
-        raise("decoupled_rope.apply: token " + std::to_string(t) + " has position " + std::to_string(positions(t)) +
-              ", the table has " + std::to_string(rows) + " positions");
+        raise("decoupled_rope.apply: token " + std::to_string(t) + " has position " +
+              std::to_string(positions(t)) + ", the table has " + std::to_string(rows) + " positions");
   }
 
   template <int Direction>

@@ -9,8 +9,8 @@
 
 namespace dsv3::inline DSV3_ABI::op {
 
-/// Causal attention over packed sequences. With q = (q_nope, q_rope) and kv = (k_nope, v) side by side per head, and
-/// one rotary key per token shared by all heads:
+/// Causal attention over packed sequences. With q = (q_nope, q_rope) and kv = (k_nope, v) side by side per
+/// head, and one rotary key per token shared by all heads:
 ///   S[h,t,j] = scale · (q_nope[t,h] · k_nope[j,h] + q_rope[t,h] · k_rope[j])      j ≤ t of the same sequence
 ///   o[t,h]   = Σ_j P[h,t,j] v[j,h],   P = softmax_j S,   lse[h,t] = ln Σ_j exp S[h,t,j]
 /// Backward, with D[t,h] = d_o[t,h] · o[t,h] and dS = P · (d_o · v − D):
@@ -36,7 +36,8 @@ struct mla_attention {
           .equal("o", "tokens", o.extent(0), "q", q.extent(0))
           .equal("o", "heads", o.extent(1), "q", q.extent(1))
           .equal("sequence", "tokens", sequence.tokens(), "q", q.extent(0))
-          .equal("kv", "columns", kv.extent(2), "qk_nope + v_dim", q.extent(2) - k_rope.extent(1) + o.extent(2))
+          .equal("kv", "columns", kv.extent(2), "qk_nope + v_dim",
+                 q.extent(2) - k_rope.extent(1) + o.extent(2))
           .that(q.extent(2) >= k_rope.extent(1), "q is narrower than k_rope")
           .present("q", q).present("kv", kv).present("k_rope", k_rope).present("o", o);
       if (!lse.empty())
@@ -73,7 +74,8 @@ struct mla_attention {
           .equal("lse", "heads", lse.extent(0), "q", q.extent(1))
           .equal("lse", "tokens", lse.extent(1), "q", q.extent(0))
           .equal("sequence", "tokens", sequence.tokens(), "q", q.extent(0))
-          .equal("kv", "columns", kv.extent(2), "qk_nope + v_dim", q.extent(2) - k_rope.extent(1) + o.extent(2))
+          .equal("kv", "columns", kv.extent(2), "qk_nope + v_dim",
+                 q.extent(2) - k_rope.extent(1) + o.extent(2))
           .that(q.extent(2) >= k_rope.extent(1), "q is narrower than k_rope")
           .equal("dq", "tokens", dq.extent(0), "q", q.extent(0))
           .equal("dq", "heads", dq.extent(1), "q", q.extent(1))

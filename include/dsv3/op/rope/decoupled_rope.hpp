@@ -41,7 +41,8 @@ namespace op {
 
 /// With φ = position · frequency of pair i, and (a, b) the pair's two elements:
 ///   (a, b) → (a cos φ − b sin φ, a sin φ + b cos φ)
-/// Pairs are neighbours (interleaved) or lie qk_rope / 2 apart (half_split). Backward is the inverse rotation.
+/// Pairs are neighbours (interleaved) or lie qk_rope / 2 apart (half_split). Backward is the inverse
+/// rotation.
 template <precision P, rope_layout Layout = rope_layout::interleaved>
 struct decoupled_rope {
   struct table_args {
@@ -52,7 +53,8 @@ struct decoupled_rope {
       return requirements{name}
           .that(table.config.qk_rope % 2 == 0, "qk_rope must be even")
           .equal("cosine", "positions", table.cosine.extent(0), "the table's config", table.config.positions)
-          .equal("cosine", "rotary pairs", table.cosine.extent(1), "the table's config", table.config.qk_rope / 2)
+          .equal("cosine", "rotary pairs", table.cosine.extent(1), "the table's config",
+                 table.config.qk_rope / 2)
           .equal("sine", "positions", table.sine.extent(0), "cosine", table.cosine.extent(0))
           .equal("sine", "rotary pairs", table.sine.extent(1), "cosine", table.cosine.extent(1))
           .present("cosine", table.cosine).present("sine", table.sine)
