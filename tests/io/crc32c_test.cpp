@@ -51,5 +51,6 @@ TEST_CASE("crc32c: pieces join") {
   const std::string text = letters(3000);
   const std::string_view all = text;
   for (const std::size_t cut : {0, 1, 7, 8, 255, 256, 1024, 2999, 3000})
-    CHECK(crc32c_join(crc32c_of(all.substr(0, cut)), crc32c_of(all.substr(cut)), all.size() - cut) == crc32c_of(all));
+    CHECK(crc32c_join(crc32c_of(all.substr(0, cut)), crc32c_of(all.substr(cut)), all.size() - cut) ==
+          crc32c_of(all));
 }

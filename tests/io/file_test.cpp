@@ -52,10 +52,12 @@ TEST_CASE("mapped_file: shows what is there") {
 
 TEST_CASE("mapped_file: what cannot be shown is named") {
   const support::temporary_folder folder;
-  CHECK(raised([&] { mapped_file{folder / "none"}; }) == (folder / "none: cannot be opened: No such file or directory"));
+  CHECK(raised([&] { mapped_file{folder / "none"}; }) ==
+        (folder / "none: cannot be opened: No such file or directory"));
   CHECK(raised([&] { mapped_file{folder.path()}; }) ==
         folder.path() + ": found a folder or device, expected a regular file");
-  CHECK(raised([&] { mapped_file{"/dev/null"}; }) == "/dev/null: found a folder or device, expected a regular file");
+  CHECK(raised([&] { mapped_file{"/dev/null"}; }) ==
+        "/dev/null: found a folder or device, expected a regular file");
 }
 
 TEST_CASE("atomic_file: nothing before the commit, everything after it") {
@@ -110,7 +112,8 @@ TEST_CASE("atomic_file: room that does not exist is refused before the first byt
   const support::temporary_folder folder;
   const file_size_limit limit{1000};
   atomic_file file{folder / "a"};
-  CHECK(raised([&] { file.reserve(5000); }) == (folder / "a: 5000 more bytes cannot be written: File too large"));
+  CHECK(raised([&] { file.reserve(5000); }) ==
+        (folder / "a: 5000 more bytes cannot be written: File too large"));
   CHECK(folder.names().empty());
 }
 

@@ -34,7 +34,8 @@ class temporary_folder {
   /// Names of everything inside, hidden files too.
   std::vector<std::string> names() const {
     std::vector<std::string> found;
-    for (const auto& entry : std::filesystem::directory_iterator(path_)) found.push_back(entry.path().filename());
+    for (const auto& entry : std::filesystem::directory_iterator(path_))
+      found.push_back(entry.path().filename());
     std::sort(found.begin(), found.end());
     return found;
   }
@@ -51,7 +52,7 @@ inline std::string get(const std::string& path) {
   return {std::istreambuf_iterator<char>{file}, {}};
 }
 
-/// The bytes of a safetensors file with this header, which may be anything, and `data_bytes` bytes 0, 1, 2, ...
+/// The bytes of a safetensors file with this header, which may be anything, and the data 0, 1, 2, ...
 inline std::string safetensors_bytes(std::string_view header, std::size_t data_bytes = 0) {
   const std::uint64_t length = header.size();
   std::string bytes(sizeof length, '\0');

@@ -34,11 +34,13 @@ TEST_CASE("json: a bad text names file, line, byte and what was expected") {
   CHECK(sentence_of("[[[[1]]]]") == "");
   CHECK(sentence_of("[[[[[1]]]]]") == "config.json: line 1, byte 5: nested deeper than 4 levels");
   CHECK(sentence_of("") ==
-        "config.json: line 1, byte 0: syntax error while parsing value - unexpected end of input; expected '[', '{', "
+        "config.json: line 1, byte 0: syntax error while parsing value - unexpected end of input; expected "
+        "'[', '{', "
         "or a literal");
-  CHECK(sentence_of("{\n\"a\" 1}") ==
-        "config.json: line 2, byte 8: syntax error while parsing object separator - unexpected number literal; "
-        "expected ':'");
+  CHECK(
+      sentence_of("{\n\"a\" 1}") ==
+      "config.json: line 2, byte 8: syntax error while parsing object separator - unexpected number literal; "
+      "expected ':'");
   CHECK(sentence_of("{} {}").find("expected end of input") != std::string::npos);
   CHECK(sentence_of("[1e999]") == "config.json: line 1, byte 7: number overflow parsing '1e999'");
   CHECK(sentence_of("[NaN]").starts_with("config.json: line 1, byte 2: "));
@@ -69,10 +71,13 @@ TEST_CASE("json: fields are typed, and their errors name the key") {
 
   CHECK(raised([&] { fields.integer("name", positive); }) ==
         "config.json: name is \"abc\", expected a positive integer");
-  CHECK(raised([&] { fields.integer("n", {4, 8}); }) == "config.json: n is 3, expected an integer from 4 to 8");
+  CHECK(raised([&] {
+          fields.integer("n", {4, 8});
+        }) == "config.json: n is 3, expected an integer from 4 to 8");
   CHECK(raised([&] { fields.integer("half", not_negative); }) ==
         "config.json: half is 0.5, expected an integer of at least 0");
-  CHECK(raised([&] { fields.integer("big"); }) == "config.json: big is 18446744073709551615, expected an integer");
+  CHECK(raised([&] { fields.integer("big"); }) ==
+        "config.json: big is 18446744073709551615, expected an integer");
   CHECK(raised([&] { fields.integer("absent", positive); }) ==
         "config.json: absent is missing, expected a positive integer");
   CHECK(raised([&] { fields.number("name"); }) == "config.json: name is \"abc\", expected a number");

@@ -28,7 +28,7 @@ std::string attribute(const std::string& text, const std::string& name, std::siz
   return text.substr(begin, text.find('"', begin) - begin);
 }
 
-/// Every tag that is opened is closed, in order; names and quotes are well-formed enough for a browser and for XML.
+/// Every tag that is opened is closed, in order; names and quotes suit a browser and XML.
 bool balanced(const std::string& markup) {
   std::vector<std::string> open;
   for (std::size_t at = markup.find('<'); at != markup.npos; at = markup.find('<', at + 1)) {
@@ -72,7 +72,8 @@ TEST_CASE("line_plot: a curve lies where its numbers say") {
   // Three points on a straight line from the left edge to the right one; y grows upwards.
   const std::string path = attribute(svg, " d");
   double x[3], y[3];
-  REQUIRE(std::sscanf(path.c_str(), "M%lf %lfL%lf %lfL%lf %lf", &x[0], &y[0], &x[1], &y[1], &x[2], &y[2]) == 6);
+  REQUIRE(std::sscanf(path.c_str(), "M%lf %lfL%lf %lfL%lf %lf", &x[0], &y[0], &x[1], &y[1], &x[2], &y[2]) ==
+          6);
   CHECK(x[0] == detail::plot_left);
   CHECK(x[2] == 720 - detail::plot_right);
   CHECK(x[1] == doctest::Approx((x[0] + x[2]) / 2));
@@ -157,11 +158,13 @@ TEST_CASE("heat_map: each cell once, coloured by its distance from the neutral v
 TEST_CASE("report: one page with a figure of each kind, complete in itself") {
   const support::temporary_folder folder;
   write_run(folder / "run.jsonl", 2);
-  write_report(folder / "report.html", folder / "run.jsonl", "a <run>", {{"model", {{"hidden", 8}}}, {"name", "x&y"}});
+  write_report(folder / "report.html", folder / "run.jsonl", "a <run>",
+               {{"model", {{"hidden", 8}}}, {"name", "x&y"}});
   const std::string page = support::get(folder / "report.html");
   CHECK(page.find("a &lt;run&gt;") != std::string::npos);
-  for (const char* title : {"Cross entropy", "Learning rate", "Gradient norm", "Speed", "Balance loss",
-                            "Load imbalance (MaxVio)", "Expert load, MoE layer 0", "Expert load, MoE layer 1"})
+  for (const char* title :
+       {"Cross entropy", "Learning rate", "Gradient norm", "Speed", "Balance loss", "Load imbalance (MaxVio)",
+        "Expert load, MoE layer 0", "Expert load, MoE layer 1"})
     CHECK(count_of(page, std::string("class=\"title\" x=\"12\" y=\"22\">") + title) == 1);
   CHECK(count_of(page, "<svg") == 8);
   CHECK(page.find("<td>model.hidden</td><td>8</td>") != std::string::npos);

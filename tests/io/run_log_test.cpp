@@ -25,7 +25,8 @@ TEST_CASE("json_row: keeps its order, and JSON gives back what was put in") {
       .add("small", std::uint8_t{7})
       .add("text", "a \"b\"\\\n\x01 \xe2\x82\xac")
       .add("layers", std::vector<std::vector<int>>{{1, 2}, {}, {3}});
-  CHECK(row.text().starts_with("{\"step\":9007199254740992,\"third\":0.3333333333333333,\"tenth\":0.1,\"whole\":2,"));
+  CHECK(row.text().starts_with(
+      "{\"step\":9007199254740992,\"third\":0.3333333333333333,\"tenth\":0.1,\"whole\":2,"));
   CHECK(row.text().find('\n') == std::string::npos);
   const json value = parse_json(row.text(), "row");
   CHECK(value["third"].get<double>() == 1.0 / 3);
@@ -51,7 +52,8 @@ TEST_CASE("jsonl_log: a row is in the file when append returns") {
 TEST_CASE("jsonl_log: a resumed run repeats no step") {
   const support::temporary_folder folder;
   const std::string path = folder / "run.jsonl";
-  const std::string rows = "{\"step\":1}\n{\"step\":2}\n{\"eval_ce\":3.5,\"step\":2}\n{\"step\":3}\n{\"step\":4}\n";
+  const std::string rows =
+      "{\"step\":1}\n{\"step\":2}\n{\"eval_ce\":3.5,\"step\":2}\n{\"step\":3}\n{\"step\":4}\n";
   const auto resumed = [&](const std::string& before, index_t last) {
     support::put(path, before);
     jsonl_log log = jsonl_log::resume(path, last);
@@ -71,10 +73,13 @@ TEST_CASE("jsonl_log: what is no log is not shortened") {
   const support::temporary_folder folder;
   const std::string path = folder / "run.jsonl";
   support::put(path, "{\"step\":1}\nhello\n");
-  CHECK(raised([&] { jsonl_log::resume(path, 5); }).starts_with(path + ": row 2: line 1, byte 1: syntax error"));
+  CHECK(raised([&] {
+          jsonl_log::resume(path, 5);
+        }).starts_with(path + ": row 2: line 1, byte 1: syntax error"));
   CHECK(support::get(path) == "{\"step\":1}\nhello\n");
   support::put(path, "{\"stop\":1}\n");
-  CHECK(raised([&] { jsonl_log::resume(path, 5); }) == path + ": row 1: step is missing, expected an integer");
+  CHECK(raised([&] { jsonl_log::resume(path, 5); }) ==
+        path + ": row 1: step is missing, expected an integer");
   support::put(path, "[1]\n");
   CHECK(raised([&] { jsonl_log::resume(path, 5); }) == path + ": row 1: found [1], expected an object");
 }

@@ -18,7 +18,8 @@ namespace {
 std::vector<written_file> write_tensors(const std::string& folder, const std::vector<index_t>& elements,
                                         std::uint64_t max_shard_bytes) {
   safetensors_folder_writer writer{folder, max_shard_bytes};
-  for (std::size_t i = 0; i < elements.size(); ++i) writer.declare("t" + std::to_string(i), dtype::f32, {elements[i]});
+  for (std::size_t i = 0; i < elements.size(); ++i)
+    writer.declare("t" + std::to_string(i), dtype::f32, {elements[i]});
   for (std::size_t i = elements.size(); i-- > 0;) {
     const std::vector<float> values(static_cast<std::size_t>(elements[i]), static_cast<float>(i));
     writer.append("t" + std::to_string(i), view<const float, 1>{values.data(), elements[i]});
@@ -56,9 +57,10 @@ TEST_CASE("safetensors folder: large ones are shards and an index") {
   // 12 + 20 bytes fill a shard exactly; 60 exceed one alone; the empty tensor takes no room.
   const std::vector<index_t> elements = {3, 5, 1, 15, 0, 2};
   const auto files = write_tensors(folder.path(), elements, 32);
-  CHECK(folder.names() == std::vector<std::string>{"model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors",
-                                                   "model-00003-of-00004.safetensors", "model-00004-of-00004.safetensors",
-                                                   "model.safetensors.index.json"});
+  CHECK(folder.names() ==
+        std::vector<std::string>{"model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors",
+                                 "model-00003-of-00004.safetensors", "model-00004-of-00004.safetensors",
+                                 "model.safetensors.index.json"});
   REQUIRE(files.size() == 5);
   for (const written_file& file : files) {
     const std::string bytes = support::get(folder / file.name);
@@ -108,15 +110,17 @@ TEST_CASE("safetensors folder: an index that lies") {
   };
   support::put(folder / "s.safetensors", one_byte);
   CHECK(open(R"({"metadata":{"total_size":1},"weight_map":{"a":"s.safetensors"}})") == "");
-  CHECK(open("{") == index + ": line 1, byte 1: syntax error while parsing object key - unexpected end of input; "
-                             "expected string literal");
+  CHECK(open("{") == index +
+                         ": line 1, byte 1: syntax error while parsing object key - unexpected end of input; "
+                         "expected string literal");
   CHECK(open("{}") == index + ": weight_map is missing, expected an object");
   CHECK(open(R"({"weight_map":[]})") == index + ": weight_map: found [], expected an object");
   CHECK(open(R"({"weight_map":{"a":1}})") == index + ": weight_map: a is 1, expected a string");
   CHECK(open(R"({"weight_map":{"a":"s.safetensors","a":"s.safetensors"}})").find("found twice") != std::string::npos);
   CHECK(open(R"({"weight_map":{"a":"gone.safetensors"}})") ==
         (folder / "gone.safetensors: shard is missing, the index names it"));
-  for (const char* name : {"../s.safetensors", "/etc/passwd", "sub/s.safetensors", "..", ".", "", "..\\\\s"}) {
+  for (const char* name :
+       {"../s.safetensors", "/etc/passwd", "sub/s.safetensors", "..", ".", "", "..\\\\s"}) {
     INFO(name);
     CHECK(open(std::string(R"({"weight_map":{"a":")") + name + "\"}}") ==
           index + ": weight_map: a is \"" + name + "\", expected the name of a file in the same folder");
@@ -150,7 +154,8 @@ TEST_CASE("safetensors folder: a damaged shard is found when it is looked at, an
   support::put(second, bytes.substr(0, bytes.size() - 1));
   safetensors_folder again{folder.path()};
   CHECK(again.tensor("t0").elements() == 3);
-  CHECK(raised([&] { again.tensor("t1"); }) == second + ": tensor t1 ends at byte 20 of the data, the file holds 19");
+  CHECK(raised([&] { again.tensor("t1"); }) ==
+        second + ": tensor t1 ends at byte 20 of the data, the file holds 19");
 }
 
 TEST_CASE("safetensors folder: misuse of the writer") {

@@ -17,8 +17,10 @@ block_config config(feed_forward kind) {
                  .kind = kind, .dense = {}, .experts = {}, .epsilon = 1e-5};
   if (kind == feed_forward::dense) c.dense = {6, 7};
   else
-    c.experts = {.router = {.hidden = 6, .experts = 4, .top_k = 2, .groups = 2, .kept_groups = 1, .scale = 1.5},
-                 .inner = 3, .shared_experts = 1};
+    c.experts = {
+        .router = {.hidden = 6, .experts = 4, .top_k = 2, .groups = 2, .kept_groups = 1, .scale = 1.5},
+        .inner = 3,
+        .shared_experts = 1};
   return c;
 }
 
@@ -69,8 +71,13 @@ struct fixture {
   }
   owned<block_gradients<P>> gradients(const block_saved<P>& saved) {
     auto result = blank();
-    layer.backward(ctx, {.dy = rows(probe), .x = rows(x), .weights = weights, .batch = batch_args(), .saved = saved,
-                         .dx = rows(dx), .gradients = result});
+    layer.backward(ctx, {.dy = rows(probe),
+                         .x = rows(x),
+                         .weights = weights,
+                         .batch = batch_args(),
+                         .saved = saved,
+                         .dx = rows(dx),
+                         .gradients = result});
     return result;
   }
   owned<block_gradients<P>> gradients_by_halves(const block_saved<P>& saved) {
@@ -115,7 +122,9 @@ TEST_CASE("every keep policy and both ways of going back give the same bits") {
 
 TEST_CASE("a policy keeps no more than it says") {
   const fixture f(feed_forward::experts);
-  const auto bytes = [&](keep kept) { return bytes_of<block_saved<P>>(f.layer.activation_config(7, 2, kept)); };
+  const auto bytes = [&](keep kept) {
+    return bytes_of<block_saved<P>>(f.layer.activation_config(7, 2, kept));
+  };
   CHECK(bytes(keep::inputs) == 0);
   CHECK(bytes(keep::attention) > 0);
   CHECK(bytes(keep::attention) < bytes(keep::everything));

@@ -14,8 +14,9 @@ struct fixture {
   keep kept;
   host_memory memory;
   cpu_context<> ctx{.threads = 2, .scratch = scratch_arena{memory, std::size_t{1} << 20}};
-  std::vector<double> x = support::random_values(tokens * hidden, 1), w = support::random_values(vocab * hidden, 2),
-                      dx = std::vector<double>(x.size(), NAN), dw = std::vector<double>(w.size(), 0.0);
+  std::vector<double> x = support::random_values(tokens * hidden, 1),
+                      w = support::random_values(vocab * hidden, 2), dx = std::vector<double>(x.size(), NAN),
+                      dw = std::vector<double>(w.size(), 0.0);
   std::vector<std::int32_t> targets{0, 5, -1, 3, 3, -1, 2};
   owned<head_saved<P>> saved{memory, head_activation_config{tokens, vocab, kept}};
 
@@ -65,7 +66,8 @@ TEST_CASE("asked-for logits are the product, kept or not") {
         for (index_t i = 0; i < fixture::hidden; ++i)
           sum += f.x[static_cast<std::size_t>(t * fixture::hidden + i)] *
                  f.w[static_cast<std::size_t>(v * fixture::hidden + i)];
-        CHECK(logits[static_cast<std::size_t>(t * fixture::vocab + v)] == doctest::Approx(sum).epsilon(1e-12));
+        CHECK(logits[static_cast<std::size_t>(t * fixture::vocab + v)] ==
+              doctest::Approx(sum).epsilon(1e-12));
       }
   }
 }

@@ -13,9 +13,30 @@ namespace {
 std::vector<mla_config> configs() {
   const rope_config plain{.theta = 100}, stretched{.theta = 100, .factor = 4, .original_length = 8};
   return {
-      {.hidden = 10, .heads = 3, .qk_nope = 5, .qk_rope = 4, .v_dim = 7, .kv_rank = 6, .q_rank = 9, .rope = plain},
-      {.hidden = 7, .heads = 1, .qk_nope = 3, .qk_rope = 2, .v_dim = 1, .kv_rank = 5, .q_rank = 0, .rope = stretched},
-      {.hidden = 8, .heads = 2, .qk_nope = 4, .qk_rope = 6, .v_dim = 4, .kv_rank = 3, .q_rank = 2, .rope = stretched},
+      {.hidden = 10,
+       .heads = 3,
+       .qk_nope = 5,
+       .qk_rope = 4,
+       .v_dim = 7,
+       .kv_rank = 6,
+       .q_rank = 9,
+       .rope = plain},
+      {.hidden = 7,
+       .heads = 1,
+       .qk_nope = 3,
+       .qk_rope = 2,
+       .v_dim = 1,
+       .kv_rank = 5,
+       .q_rank = 0,
+       .rope = stretched},
+      {.hidden = 8,
+       .heads = 2,
+       .qk_nope = 4,
+       .qk_rope = 6,
+       .v_dim = 4,
+       .kv_rank = 3,
+       .q_rank = 2,
+       .rope = stretched},
   };
 }
 
@@ -100,8 +121,13 @@ TEST_CASE("the halves together are the whole; weight gradients are added to, act
       f.backward(saved, whole);
       const auto dx = f.dx;
       owned<mla_deltas<P>> deltas{f.memory, saved.config};
-      f.layer.backward_data(f.ctx, {.dy = f.rows(f.probe), .weights = f.weights, .sequence = f.batch.sequence(),
-                                    .rope = f.batch.rope, .saved = saved, .dx = f.rows(f.dx), .deltas = deltas});
+      f.layer.backward_data(f.ctx, {.dy = f.rows(f.probe),
+                                    .weights = f.weights,
+                                    .sequence = f.batch.sequence(),
+                                    .rope = f.batch.rope,
+                                    .saved = saved,
+                                    .dx = f.rows(f.dx),
+                                    .deltas = deltas});
       f.layer.backward_weights(f.ctx, {.dy = f.rows(f.probe), .x = f.rows(f.x), .weights = f.weights,
                                        .saved = saved, .deltas = deltas, .gradients = halves});
       CHECK(f.dx == dx);
@@ -153,7 +179,7 @@ TEST_CASE("no tokens") {
   const auto saved = f.save(keep::everything);
   auto gradients = f.blank_gradients();
   f.backward(saved, gradients);
-  for_each_field(
-      [](const std::string&, const shape&, auto& g) { support::each_value(g, [](double& v) { CHECK(v == 0); }); },
-      gradients);
+  for_each_field([](const std::string&, const shape&,
+                    auto& g) { support::each_value(g, [](double& v) { CHECK(v == 0); }); },
+                 gradients);
 }

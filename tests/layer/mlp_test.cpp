@@ -23,7 +23,9 @@ struct fixture {
     y.assign(x.size(), NAN);
     dx.assign(x.size(), NAN);
   }
-  view<double, 2> rows(std::vector<double>& values) { return view{values.data(), tokens, layer.config.hidden}; }
+  view<double, 2> rows(std::vector<double>& values) {
+    return view{values.data(), tokens, layer.config.hidden};
+  }
   double loss() {
     layer.forward(ctx, {.x = rows(x), .weights = weights, .y = rows(y)});
     double sum = 0;

@@ -39,22 +39,29 @@ struct fixture {
     dx.assign(x.size(), NAN);
     load.assign(static_cast<std::size_t>(c.experts()), 0);
   }
-  view<double, 2> rows(std::vector<double>& v) { return view{v.data(), batch.tokens(), layer.config.hidden()}; }
+  view<double, 2> rows(std::vector<double>& v) {
+    return view{v.data(), batch.tokens(), layer.config.hidden()};
+  }
   void forward(moe_saved<P>* saved, bool count = false) {
     balance_loss = 0;
-    layer.forward(ctx, {.x = rows(x), .weights = weights, .bias = view{bias.data(), bias.size()},
-                        .sequence = batch.sequence(), .balance = balance, .y = rows(y),
+    layer.forward(ctx, {.x = rows(x),
+                        .weights = weights,
+                        .bias = view{bias.data(), bias.size()},
+                        .sequence = batch.sequence(),
+                        .balance = balance,
+                        .y = rows(y),
                         .balance_loss = view{&balance_loss, 1},
-                        .load = count ? view{load.data(), load.size()} : view<std::int64_t, 1>{}, .saved = saved});
+                        .load = count ? view{load.data(), load.size()} : view<std::int64_t, 1>{},
+                        .saved = saved});
   }
   double loss() {
     forward(nullptr);
     return std::inner_product(y.begin(), y.end(), probe.begin(), balance_loss);
   }
   owned<moe_saved<P>> save(keep kept) {
-    owned<moe_saved<P>> saved{memory,
-                              moe_activation_config{layer.config, layer.exchange().plan_config(batch.tokens()),
-                                                    batch.sequence().sequences(), kept}};
+    owned<moe_saved<P>> saved{
+        memory, moe_activation_config{layer.config, layer.exchange().plan_config(batch.tokens()),
+                                      batch.sequence().sequences(), kept}};
     support::poison_fields(saved);
     forward(&saved);
     return saved;
@@ -95,7 +102,8 @@ std::vector<double> naive(fixture<L>& f, const moe_saved<P>& s) {
   for (index_t t = 0; t < f.batch.tokens(); ++t) {
     for (index_t k = 0; k < c.router.top_k; ++k)
       expert(t, s.gates(t, k), f.weights.w_gate_up[s.ids(t, k)], f.weights.w_down[s.ids(t, k)], c.inner);
-    if (c.shared_experts > 0) expert(t, 1, f.weights.shared.w_gate_up, f.weights.shared.w_down, c.shared().inner);
+    if (c.shared_experts > 0)
+      expert(t, 1, f.weights.shared.w_gate_up, f.weights.shared.w_down, c.shared().inner);
   }
   return y;
 }
@@ -107,7 +115,8 @@ void check_layer(const moe_config& c, const std::vector<index_t>& lengths) {
   CHECK(support::worst_row(f.y, naive(f, saved), c.hidden()) < 1e-12);
   auto gradients = f.gradients(saved);
   const auto dx = f.dx;
-  support::check_slopes("x", f.x.data(), f.dx.data(), static_cast<index_t>(f.x.size()), 40, [&] { return f.loss(); });
+  support::check_slopes("x", f.x.data(), f.dx.data(), static_cast<index_t>(f.x.size()), 40,
+                        [&] { return f.loss(); });
   support::check_bundle_slopes(f.weights, gradients, 30, [&] { return f.loss(); });
   auto again = f.gradients(f.save(keep::attention));
   CHECK(f.dx == dx);
@@ -117,8 +126,8 @@ void check_layer(const moe_config& c, const std::vector<index_t>& lengths) {
 }  // namespace
 
 TEST_CASE("the layer is its formula, its gradients are central differences, in every expert layout") {
-  for (const moe_config& c : {config(8, 2, 4, 2, 1), config(6, 3, 1, 1, 2, gate_norm::none), config(4, 1, 2, 1, 0),
-                              config(3, 3, 1, 1, 1), config(1, 1, 1, 1, 0)}) {
+  for (const moe_config& c : {config(8, 2, 4, 2, 1), config(6, 3, 1, 1, 2, gate_norm::none),
+                              config(4, 1, 2, 1, 0), config(3, 3, 1, 1, 1), config(1, 1, 1, 1, 0)}) {
     check_layer<compact_layout>(c, {4, 3});
     check_layer<aligned_layout>(c, {7});
     check_layer<masked_layout>(c, {2, 5});
@@ -152,7 +161,7 @@ TEST_CASE("load is added to, once per forward that asks for it") {
 TEST_CASE("no tokens") {
   fixture<default_layout> f(config(8, 2, 4, 2, 1), {});
   auto gradients = f.gradients(f.save(keep::everything));
-  for_each_field(
-      [](const std::string&, const shape&, auto& g) { support::each_value(g, [](double& v) { CHECK(v == 0); }); },
-      gradients);
+  for_each_field([](const std::string&, const shape&,
+                    auto& g) { support::each_value(g, [](double& v) { CHECK(v == 0); }); },
+                 gradients);
 }

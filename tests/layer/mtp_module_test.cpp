@@ -25,8 +25,9 @@ struct fixture {
   owned<mtp_storage<P>> weights{memory, layer.config};
   std::vector<double> bias = std::vector<double>(4, 0.0), h = support::random_values(7 * hidden, 1),
                       table = support::random_values(vocab * hidden, 2),
-                      on_normed = support::random_values(7 * hidden, 3), on_y = support::random_values(7 * hidden, 4),
-                      dh = std::vector<double>(h.size(), NAN), dtable = std::vector<double>(table.size(), 0.0);
+                      on_normed = support::random_values(7 * hidden, 3),
+                      on_y = support::random_values(7 * hidden, 4), dh = std::vector<double>(h.size(), NAN),
+                      dtable = std::vector<double>(table.size(), 0.0);
   std::vector<std::int32_t> ids{3, 0, 3, 8, -1, 2, 2};
   double balance_loss = 0;
 
@@ -39,8 +40,12 @@ struct fixture {
   owned<mtp_saved<P>> save(keep kept) {
     owned<mtp_saved<P>> saved{memory, block<P, L>{layer.config}.activation_config(7, 2, kept)};
     balance_loss = 0;
-    layer.forward(ctx, {.h = rows(h), .ids = view{ids.data(), 7}, .embedding = view{table.data(), vocab, hidden},
-                        .weights = weights, .batch = batch_args(), .balance_loss = view{&balance_loss, 1},
+    layer.forward(ctx, {.h = rows(h),
+                        .ids = view{ids.data(), 7},
+                        .embedding = view{table.data(), vocab, hidden},
+                        .weights = weights,
+                        .batch = batch_args(),
+                        .balance_loss = view{&balance_loss, 1},
                         .saved = saved});
     return saved;
   }
@@ -72,7 +77,8 @@ TEST_CASE("gradients equal central differences, embedding and previous depth inc
                            .saved = saved, .dh = f.rows(f.dh), .gradients = gradients,
                            .d_embedding = view{f.dtable.data(), vocab, hidden}});
   support::check_slopes("h", f.h.data(), f.dh.data(), 7 * hidden, 42, [&] { return f.loss(); });
-  support::check_slopes("table", f.table.data(), f.dtable.data(), vocab * hidden, 54, [&] { return f.loss(); });
+  support::check_slopes("table", f.table.data(), f.dtable.data(), vocab * hidden, 54,
+                        [&] { return f.loss(); });
   support::check_bundle_slopes(f.weights, gradients, 15, [&] { return f.loss(); });
 }
 
@@ -91,9 +97,14 @@ TEST_CASE("the halves together are the whole, under every keep policy") {
     f.layer.backward_data(f.ctx, {.d_normed = f.rows(f.on_normed), .dy = f.rows(f.on_y), .h = f.rows(f.h),
                                   .weights = f.weights, .batch = f.batch_args(), .saved = saved,
                                   .dh = f.rows(f.dh), .deltas = deltas});
-    f.layer.backward_weights(f.ctx, {.d_normed = f.rows(f.on_normed), .h = f.rows(f.h),
-                                     .ids = view{f.ids.data(), 7}, .weights = f.weights, .batch = f.batch_args(),
-                                     .saved = saved, .deltas = deltas, .gradients = halves,
+    f.layer.backward_weights(f.ctx, {.d_normed = f.rows(f.on_normed),
+                                     .h = f.rows(f.h),
+                                     .ids = view{f.ids.data(), 7},
+                                     .weights = f.weights,
+                                     .batch = f.batch_args(),
+                                     .saved = saved,
+                                     .deltas = deltas,
+                                     .gradients = halves,
                                      .d_embedding = view{f.dtable.data(), vocab, hidden}});
     CHECK(f.dh == dh);
     CHECK(f.dtable == dtable);

@@ -17,13 +17,15 @@ namespace {
 // A published-looking file: what a test does not set is as in the released configs.
 json published() {
   return json::parse(R"({
-    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "auto_map": {"AutoConfig": "a.B"},
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+    "auto_map": {"AutoConfig": "a.B"},
     "vocab_size": 160, "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 32,
     "num_hidden_layers": 3, "num_nextn_predict_layers": 1, "first_k_dense_replace": 1, "moe_layer_freq": 1,
     "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 48, "kv_lora_rank": 32,
     "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
     "n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2,
-    "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true, "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true,
+    "routed_scaling_factor": 2.5,
     "rms_norm_eps": 1e-05, "max_position_embeddings": 256, "hidden_act": "silu", "attention_bias": false,
     "attention_dropout": 0.0, "initializer_range": 0.02, "bos_token_id": 0, "eos_token_id": 1,
     "rope_theta": 50000, "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_cache": true,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The whole network in double: gradients of main, MTP and balance losses together against central differences, the
-// keep policies, causality, and what a batch's missing tokens may touch.
+// The whole network in double: gradients of main, MTP and balance losses together against central
+// differences, the keep policies, causality, and what a batch's missing tokens may touch.
 #include "support/layers.hpp"
 
 #include <dsv3/cpu.hpp>
@@ -45,7 +45,9 @@ struct fixture {
     for (index_t i = 0; i < rows * width; ++i)
       ids.push_back(static_cast<std::int32_t>(random.below(11, static_cast<std::uint64_t>(i))));
     const view<const std::int32_t, 2> all = view{ids.data(), rows, width};
-    batch = {.inputs = all.columns(0, width - 1), .labels = all.columns(1, width), .sequence = packed.sequence(),
+    batch = {.inputs = all.columns(0, width - 1),
+             .labels = all.columns(1, width),
+             .sequence = packed.sequence(),
              .target_counts = std::vector<index_t>(static_cast<std::size_t>(1 + c.mtp_depth), rows * length)};
     losses.assign(static_cast<std::size_t>(2 + c.mtp_depth), NAN);
   }
@@ -55,10 +57,18 @@ struct fixture {
     forward(saved);
     return saved;
   }
-  void forward(model_saved<P>& saved, view<double, 2> logits = {}, std::vector<view<double, 2>> mtp_logits = {}) {
-    model.forward(ctx, {.batch = batch, .weights = weights, .bias = routing.bias, .rope = packed.rope,
-                        .balance = balance, .losses = view{losses.data(), losses.size()}, .load = routing.load,
-                        .logits = logits, .mtp_logits = mtp_logits, .saved = saved});
+  void forward(model_saved<P>& saved, view<double, 2> logits = {},
+               std::vector<view<double, 2>> mtp_logits = {}) {
+    model.forward(ctx, {.batch = batch,
+                        .weights = weights,
+                        .bias = routing.bias,
+                        .rope = packed.rope,
+                        .balance = balance,
+                        .losses = view{losses.data(), losses.size()},
+                        .load = routing.load,
+                        .logits = logits,
+                        .mtp_logits = mtp_logits,
+                        .saved = saved});
   }
   double loss() {
     save(keep::inputs);
@@ -80,7 +90,8 @@ struct fixture {
 }  // namespace
 
 TEST_CASE("the gradient of all losses together equals central differences, for every weight") {
-  for (const model_config& c : {small(5, 1), small(0, 2), small(5, 2, mtp_input::pre_final_norm), small(4, 0)}) {
+  for (const model_config& c :
+       {small(5, 1), small(0, 2), small(5, 2, mtp_input::pre_final_norm), small(4, 0)}) {
     fixture f(c, 2, 5);
     auto gradients = f.gradients(keep::everything);
     support::check_bundle_slopes(f.weights, gradients, 4, [&] { return f.loss(); });
@@ -140,9 +151,9 @@ TEST_CASE("ignored targets carry no gradient and are not counted") {
   auto gradients = f.gradients(keep::everything);
   CHECK(f.losses[0] == 0);
   CHECK(f.losses[1] == 0);
-  for_each_field(
-      [](const std::string&, const shape&, auto& g) { support::each_value(g, [](double& v) { CHECK(v == 0); }); },
-      gradients);
+  for_each_field([](const std::string&, const shape&,
+                    auto& g) { support::each_value(g, [](double& v) { CHECK(v == 0); }); },
+                 gradients);
 }
 
 TEST_CASE("scratch is exactly what measure says") {
@@ -152,10 +163,21 @@ TEST_CASE("scratch is exactly what measure says") {
   owned<model_gradients<P>> gradients{f.memory, f.model.config};
   support::zero_fields(gradients);
   const auto work = [&](auto& ctx) {
-    f.model.forward(ctx, {.batch = f.batch, .weights = f.weights, .bias = f.routing.bias, .rope = f.packed.rope,
-                          .balance = f.balance, .losses = view{f.losses.data(), f.losses.size()}, .saved = saved});
-    f.model.backward(ctx, {.batch = f.batch, .weights = f.weights, .bias = f.routing.bias, .rope = f.packed.rope,
-                           .balance = f.balance, .mtp_weight = 0.3, .saved = saved, .gradients = gradients});
+    f.model.forward(ctx, {.batch = f.batch,
+                          .weights = f.weights,
+                          .bias = f.routing.bias,
+                          .rope = f.packed.rope,
+                          .balance = f.balance,
+                          .losses = view{f.losses.data(), f.losses.size()},
+                          .saved = saved});
+    f.model.backward(ctx, {.batch = f.batch,
+                           .weights = f.weights,
+                           .bias = f.routing.bias,
+                           .rope = f.packed.rope,
+                           .balance = f.balance,
+                           .mtp_weight = 0.3,
+                           .saved = saved,
+                           .gradients = gradients});
   };
   const std::size_t bytes = measure(f.ctx, work);
   cpu_context<> exact{.threads = 2, .scratch = scratch_arena{f.memory, bytes}};
@@ -172,6 +194,7 @@ TEST_CASE("a tracing context names every operation") {
   f.model.forward(ctx, {.batch = f.batch, .weights = f.weights, .bias = f.routing.bias, .rope = f.packed.rope,
                         .losses = view{f.losses.data(), f.losses.size()}, .saved = saved});
   index_t attention = 0;
-  for (const trace_entry& entry : log.entries) attention += std::string(entry.name) == "mla_attention.forward";
+  for (const trace_entry& entry : log.entries)
+    attention += std::string(entry.name) == "mla_attention.forward";
   CHECK(attention == 4);  // three blocks and the MTP module
 }

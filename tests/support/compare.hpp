@@ -12,8 +12,9 @@ namespace support {
 
 using dsv3::index_t;
 
-/// The worst |found - expected| / max |expected row|, over rows of `width`; infinity when a NaN, an infinity or a
-/// size is not where it should be. Rows whose expected values are all below `floor` are measured against `floor`.
+/// The worst |found - expected| / max |expected row|, over rows of `width`; infinity when a NaN, an infinity
+/// or a size is not where it should be. Rows whose expected values are all below `floor` are measured against
+/// `floor`.
 inline double worst_row(const std::vector<double>& found, const std::vector<double>& expected, index_t width,
                         double floor = 1e-30) {
   if (found.size() != expected.size()) return INFINITY;
@@ -24,7 +25,8 @@ inline double worst_row(const std::vector<double>& found, const std::vector<doub
     for (std::size_t i = begin; i < std::min(begin + w, found.size()); ++i) {
       if (std::isfinite(expected[i]) != std::isfinite(found[i])) return INFINITY;
       if (!std::isfinite(expected[i])) {
-        if (std::isnan(expected[i]) != std::isnan(found[i]) || (!std::isnan(found[i]) && found[i] != expected[i]))
+        if (std::isnan(expected[i]) != std::isnan(found[i]) ||
+            (!std::isnan(found[i]) && found[i] != expected[i]))
           return INFINITY;
         continue;
       }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A tensor for tests: guard bytes on both sides, poison wherever the view does not reach, and a check of both.
+// A tensor for tests: guard bytes on both sides, poison wherever the view does not reach, and a check of
+// both.
 #pragma once
 
 #include <dsv3/exec/random.hpp>
@@ -21,8 +22,8 @@ T poison() {
   else return T(std::numeric_limits<float>::quiet_NaN());
 }
 
-/// Owns [rows.., columns] elements whose rows lie `gap` elements further apart than they need to. Everything outside
-/// the view (guards, gaps) is poison and must stay so: `intact()`. The view starts as poison too.
+/// Owns [rows.., columns] elements whose rows lie `gap` elements further apart than they need to. Everything
+/// outside the view (guards, gaps) is poison and must stay so: `intact()`. The view starts as poison too.
 template <class T, int Rank = 2>
 class guarded {
  public:

@@ -40,7 +40,8 @@ void fill_random(Bundle& bundle, std::uint64_t seed) {
         const double mean = s.rank() == 1 ? 1 : 0;
         std::uint64_t at = 0;
         each_value(field, [&](auto& value) {
-          value = static_cast<std::remove_reference_t<decltype(value)>>(mean + deviation * random.normal(at++));
+          value =
+              static_cast<std::remove_reference_t<decltype(value)>>(mean + deviation * random.normal(at++));
         });
       },
       bundle);
@@ -104,7 +105,8 @@ struct packed_batch {
       longest = std::max(longest, length);
     }
     rope = owned<dsv3::rope_table<dsv3::accumulator<P>>>{
-        memory, typename dsv3::rope_table<dsv3::accumulator<P>>::config_type{std::max<index_t>(longest, 1), qk_rope}};
+        memory,
+        typename dsv3::rope_table<dsv3::accumulator<P>>::config_type{std::max<index_t>(longest, 1), qk_rope}};
     dsv3::op::decoupled_rope<P>::table(ctx, {.rope = config, .table = rope});
   }
 
@@ -116,17 +118,18 @@ struct packed_batch {
   }
 };
 
-/// Compares a gradient with central differences of `loss` at up to `samples` elements of the array. The error is
-/// relative to the largest slope of the field, so that tiny slopes are not measured against rounding.
+/// Compares a gradient with central differences of `loss` at up to `samples` elements of the array. The error
+/// is relative to the largest slope of the field, so that tiny slopes are not measured against rounding.
 template <class Loss>
-void check_slopes(const std::string& name, double* numbers, const double* slopes, index_t count, index_t samples,
-                  Loss&& loss) {
+void check_slopes(const std::string& name, double* numbers, const double* slopes, index_t count,
+                  index_t samples, Loss&& loss) {
   const dsv3::random_stream pick(5, 5);
   double largest = 1e-3;
   for (index_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(slopes[i]));
   for (index_t n = 0; n < std::min(count, samples); ++n) {
-    const index_t i = count <= samples ? n : static_cast<index_t>(pick.below(static_cast<std::uint64_t>(count),
-                                                                             static_cast<std::uint64_t>(n)));
+    const index_t i = count <= samples ? n
+                                       : static_cast<index_t>(pick.below(static_cast<std::uint64_t>(count),
+                                                                         static_cast<std::uint64_t>(n)));
     const double expected = central_difference(numbers[i], difference_step, loss);
     CAPTURE(name);
     CAPTURE(i);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The one table of tolerances: what a result in a precision may differ from the double-precision oracle, as a share
-// of the largest magnitude of the row it stands in.
+// The one table of tolerances: what a result in a precision may differ from the double-precision oracle, as a
+// share of the largest magnitude of the row it stands in.
 #pragma once
 
 #include <dsv3/number/precision.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a report page holds beside its figures: the style before them, after them the script for reading values.
+// What a report page holds beside its figures: the style before them, the script that reads values after.
 #pragma once
 
 #include <dsv3/base/config.hpp>

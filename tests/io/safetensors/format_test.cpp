@@ -60,8 +60,8 @@ TEST_CASE("safetensors: a file without tensors is a file") {
 }
 
 TEST_CASE("safetensors: every element type has its spelling and its bytes") {
-  for (const char* name : {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "I64", "I32", "I16", "I8",
-                           "U64", "U32", "U16", "U8", "BOOL"}) {
+  for (const char* name : {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "I64", "I32", "I16",
+                           "I8", "U64", "U32", "U16", "U8", "BOOL"}) {
     REQUIRE(find_dtype(name).has_value());
     CHECK(to_string(*find_dtype(name)) == name);
   }
@@ -75,7 +75,8 @@ TEST_CASE("safetensors: every element type has its spelling and its bytes") {
 
 TEST_CASE("safetensors: the length of the header") {
   CHECK(sentence_of("") == "x.safetensors: 0 bytes found, expected the 8 of the header's length first");
-  CHECK(sentence_of("1234567") == "x.safetensors: 7 bytes found, expected the 8 of the header's length first");
+  CHECK(sentence_of("1234567") ==
+        "x.safetensors: 7 bytes found, expected the 8 of the header's length first");
   std::string bytes = safetensors_bytes("{}");
   bytes[0] = 3;
   CHECK(sentence_of(bytes) == "x.safetensors: header of 3 bytes announced, only 2 bytes follow");
@@ -90,10 +91,13 @@ TEST_CASE("safetensors: the header is a JSON object") {
   CHECK(sentence_of(safetensors_bytes("")) == no_object);
   CHECK(sentence_of(safetensors_bytes(" {}")) == no_object);
   CHECK(sentence_of(safetensors_bytes("[]")) == no_object);
-  CHECK(sentence_of(safetensors_bytes("{\"a\"")).starts_with("x.safetensors: header: line 1, byte 4: syntax error"));
-  CHECK(sentence_of(safetensors_bytes(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},
-"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})", 2)) ==
-        "x.safetensors: header: line 2, byte 57: key \"a\" found twice in one object, expected distinct keys");
+  CHECK(sentence_of(safetensors_bytes("{\"a\""))
+            .starts_with("x.safetensors: header: line 1, byte 4: syntax error"));
+  CHECK(
+      sentence_of(safetensors_bytes(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},
+"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+                                    2)) ==
+      "x.safetensors: header: line 2, byte 57: key \"a\" found twice in one object, expected distinct keys");
   CHECK(sentence_of(R"({"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]})", 1).find("found twice") !=
         std::string::npos);
   CHECK(sentence_of(safetensors_bytes("{\"a\":" + std::string(50, '[') + std::string(50, ']') + "}")) ==
@@ -157,16 +161,22 @@ TEST_CASE("safetensors: the tensors tile the data") {
   };
   CHECK(two("[0,4]", "[4,8]", 8) == "");
   CHECK(two("[4,8]", "[0,4]", 8) == "");
-  CHECK(two("[0,4]", "[3,7]", 7) == "x.safetensors: tensor b begins at byte 3 of the data, inside tensor a that ends at 4");
-  CHECK(two("[0,8]", "[2,4]", 8) == "x.safetensors: tensor b begins at byte 2 of the data, inside tensor a that ends at 8");
-  CHECK(two("[0,8]", "[2,2]", 8) == "x.safetensors: tensor b begins at byte 2 of the data, inside tensor a that ends at 8");
+  CHECK(two("[0,4]", "[3,7]", 7) ==
+        "x.safetensors: tensor b begins at byte 3 of the data, inside tensor a that ends at 4");
+  CHECK(two("[0,8]", "[2,4]", 8) ==
+        "x.safetensors: tensor b begins at byte 2 of the data, inside tensor a that ends at 8");
+  CHECK(two("[0,8]", "[2,2]", 8) ==
+        "x.safetensors: tensor b begins at byte 2 of the data, inside tensor a that ends at 8");
   CHECK(two("[0,4]", "[0,4]", 4).find("inside tensor") != std::string::npos);
   CHECK(two("[0,4]", "[5,8]", 8) ==
-        "x.safetensors: tensor b begins at byte 5 of the data, expected 4: the bytes between belong to no tensor");
+        "x.safetensors: tensor b begins at byte 5 of the data, expected 4: the bytes between belong to no "
+        "tensor");
   CHECK(two("[1,4]", "[4,8]", 8) ==
-        "x.safetensors: tensor a begins at byte 1 of the data, expected 0: the bytes between belong to no tensor");
+        "x.safetensors: tensor a begins at byte 1 of the data, expected 0: the bytes between belong to no "
+        "tensor");
   CHECK(two("[0,4]", "[4,8]", 9) == "x.safetensors: 1 bytes found after the last tensor, expected none");
-  CHECK(sentence_of(safetensors_bytes("{}", 3)) == "x.safetensors: 3 bytes found after the last tensor, expected none");
+  CHECK(sentence_of(safetensors_bytes("{}", 3)) ==
+        "x.safetensors: 3 bytes found after the last tensor, expected none");
 }
 
 TEST_CASE("safetensors: every truncation of a good file is refused") {

@@ -61,8 +61,10 @@ TEST_CASE("safetensors_file: what is asked for must be what is there") {
   CHECK(raised([&] { tensor_values<double, 2>{w}; }) == path + ": tensor w has type F32, expected F64");
   CHECK(raised([&] { tensor_values<bf16, 2>{w}; }) == path + ": tensor w has type F32, expected BF16");
   CHECK(raised([&] { tensor_values<std::uint8_t, 2>{w}; }) == path + ": tensor w has type F32, expected U8");
-  CHECK(raised([&] { tensor_values<float, 1>{w}; }) == path + ": tensor w has shape [2, 3], expected 1 extent");
-  CHECK(raised([&] { tensor_values<float, 3>{w}; }) == path + ": tensor w has shape [2, 3], expected 3 extents");
+  CHECK(raised([&] { tensor_values<float, 1>{w}; }) ==
+        path + ": tensor w has shape [2, 3], expected 1 extent");
+  CHECK(raised([&] { tensor_values<float, 3>{w}; }) ==
+        path + ": tensor w has shape [2, 3], expected 3 extents");
   std::vector<float> five(5);
   CHECK(raised([&] { read_converted(w, std::span(five)); }) ==
         path + ": tensor w has shape [2, 3], expected 5 elements");
@@ -112,7 +114,8 @@ TEST_CASE("read_converted: between the floating types") {
   CHECK(same[0].bits == pair[0].bits);
 }
 
-TEST_CASE("safetensors_file: a file without checksums cannot be verified, nor one with the wrong number of them") {
+TEST_CASE(
+    "safetensors_file: a file without checksums cannot be verified, nor one with the wrong number of them") {
   const support::temporary_folder folder;
   const std::string path = two_by_three(folder, 0);
   CHECK(safetensors_file{path}.verify().message() == path + ": no checksums found in the metadata");

@@ -51,7 +51,9 @@ TEST_CASE("safetensors_writer: what is written is read, aligned, with good check
   std::vector<std::string> order;
   for (const tensor_entry& tensor : file.tensors()) {
     order.push_back(tensor.name);
-    CHECK(reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % static_cast<std::size_t>(bytes_of(tensor.type)) == 0);
+    CHECK(reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) %
+              static_cast<std::size_t>(bytes_of(tensor.type)) ==
+          0);
   }
   CHECK(order == std::vector<std::string>{"scalar", "w", "empty", "half", "codes"});
   CHECK(file.metadata().at("format") == "pt");
@@ -77,7 +79,8 @@ TEST_CASE("safetensors_writer: one changed byte is found, and its tensor named")
     support::put(folder / "b", bad);
     return safetensors_file{folder / "b"}.verify().message();
   };
-  CHECK(verdict(data).starts_with(folder / "b: tensor scalar is damaged: its data do not have the checksum "));
+  CHECK(
+      verdict(data).starts_with(folder / "b: tensor scalar is damaged: its data do not have the checksum "));
   CHECK(verdict(data + 8 + 23).starts_with(folder / "b: tensor w is damaged"));
   CHECK(verdict(good.size() - 4).starts_with(folder / "b: tensor half is damaged"));
   CHECK(verdict(good.size() - 1).starts_with(folder / "b: tensor codes is damaged"));
@@ -118,8 +121,12 @@ TEST_CASE("safetensors_writer: misuse is one sentence, and no file") {
           path + ": tensor __metadata__ found, the name is reserved");
     CHECK(raised([&] { writer.declare("\xff", dtype::f32, {2}); }) ==
           path + ": tensor \xff found, expected a name in UTF-8");
-    CHECK(raised([&] { writer.append("v", view<const float, 1>{six, 2}); }) == path + ": tensor v was not declared");
-    CHECK(raised([&] { writer.append("w", view<const bf16, 1>{three, 2}); }) == where + " was declared as F32, got BF16");
+    CHECK(raised([&] {
+            writer.append("v", view<const float, 1>{six, 2});
+          }) == path + ": tensor v was not declared");
+    CHECK(raised([&] {
+            writer.append("w", view<const bf16, 1>{three, 2});
+          }) == where + " was declared as F32, got BF16");
     writer.append("w", view<const float, 1>{six, 1});
     CHECK(raised([&] { writer.append("w", view<const float, 1>{six, 2}); }) ==
           where + " got 12 bytes, declared with 8");

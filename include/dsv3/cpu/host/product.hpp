@@ -86,9 +86,9 @@ void put_sums(const T* sums, index_t rows, index_t columns, T alpha, T keep, T* 
 
 }  // namespace detail
 
-/// c = alpha · op(a) · op(b) + beta · c  with op(a) [m, k], op(b) [k, n], c [m, n], by our own loop on this thread.
-/// Everything is row-major; lda, ldb, ldc are the distances between stored rows. Any extent may be zero. Where beta
-/// is zero c is never read.
+/// c = alpha · op(a) · op(b) + beta · c  with op(a) [m, k], op(b) [k, n], c [m, n], on this thread only.
+/// Everything is row-major; lda, ldb, ldc are the distances between stored rows. Any extent may be zero.
+/// Where beta is zero c is never read.
 template <class T>
 void blocked_product(transpose ta, transpose tb, index_t m, index_t n, index_t k,
                      std::type_identity_t<T> alpha, const T* a, index_t lda, const T* b, index_t ldb,

@@ -12,7 +12,8 @@ namespace dsv3::inline DSV3_ABI::op {
 /// For every expert e over its rows X_e, Y_e:
 ///   Y_e = X_e · w_eᵀ
 /// Backward:  dX_e = dY_e · w_e          dw_e += dY_eᵀ · X_e
-/// An expert without rows costs nothing and leaves its gradient as it is. Padding rows are neither read nor written.
+/// An expert without rows costs nothing and leaves its gradient as it is. Padding rows are neither read nor
+/// written.
 /// Contiguous and masked expert layouts differ only in the offsets.
 template <precision P>
 struct grouped_gemm {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Cross entropy of logits and the logits' gradient. Called on chunks of tokens, so that no more than a chunk of
-// logits has to exist.
+// Cross entropy of logits and the logits' gradient. Called on chunks of tokens, so that no more than a chunk
+// of logits has to exist.
 #pragma once
 
 #include <dsv3/base/requirements.hpp>
@@ -11,8 +11,8 @@
 
 namespace dsv3::inline DSV3_ABI::op {
 
-/// lse[t] = ln Σ_v exp logits[t,v];    loss += scale Σ_t (lse[t] − logits[t, target])      over targets that are not -1
-/// Backward:  dlogits[t,v] = scale (exp(logits[t,v] − lse[t]) − [v = target])              zero where the target is -1
+/// lse[t] = ln Σ_v exp logits[t,v];  loss += scale Σ_t (lse[t] − logits[t, target])  over targets ≥ 0
+/// Backward:  dlogits[t,v] = scale (exp(logits[t,v] − lse[t]) − [v = target])      zero where target is -1
 /// The sum over tokens runs in double, in token order. Targets below -1 or not below the vocabulary raise.
 template <precision P>
 struct cross_entropy {
@@ -47,7 +47,10 @@ struct cross_entropy {
           .equal("lse", "tokens", lse.extent(0), "logits", logits.extent(0))
           .equal("dlogits", "tokens", dlogits.extent(0), "logits", logits.extent(0))
           .equal("dlogits", "columns", dlogits.extent(1), "logits", logits.extent(1))
-          .present("logits", logits).present("targets", targets).present("lse", lse).present("dlogits", dlogits)
+          .present("logits", logits)
+          .present("targets", targets)
+          .present("lse", lse)
+          .present("dlogits", dlogits)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dlogits", dlogits); }

@@ -12,17 +12,17 @@ namespace dsv3::inline DSV3_ABI::op {
 /// y = s · r · gain,   r = 1 / sqrt(mean(s²) + epsilon)          one r per token
 /// Backward, with g = dy · gain and ŝ = s · r:
 ///   ds = r · (g − ŝ · mean(g · ŝ)) + d_residual          dgain += Σ_tokens dy · ŝ
-/// Statistics and products in the accumulator, rounded once. s is rounded to the activation before the norm reads it.
+/// Statistics and products in the accumulator, rounded once. The norm reads s rounded to the activation.
 template <precision P>
 struct rms_norm {
   struct forward_args {
     static constexpr const char* name = "rms_norm.forward";
     view<const activation<P>, 2> x;              // [tokens, hidden]
     view<const master<P>, 1> gain;               // [hidden]
-    view<activation<P>, 2> y;                    // [tokens, hidden]   written; may be x
-    view<accumulator<P>, 1> rstd = {};           // [tokens]           written when not empty; needed by backward
-    view<const activation<P>, 2> residual = {};  // [tokens, hidden]   added to x when not empty
-    view<activation<P>, 2> sum = {};             // [tokens, hidden]   s, written; comes with residual; may be either
+    view<activation<P>, 2> y;                    // [tokens, hidden] written; may be x
+    view<accumulator<P>, 1> rstd = {};           // [tokens]         written when not empty; backward needs it
+    view<const activation<P>, 2> residual = {};  // [tokens, hidden] added to x when not empty
+    view<activation<P>, 2> sum = {};             // [tokens, hidden] s, written; may be x or residual
     double epsilon = 1e-6;
     status check() const;
     void outputs(auto&& visit) const { visit("y", y), visit("rstd", rstd), visit("sum", sum); }
@@ -31,12 +31,12 @@ struct rms_norm {
   struct backward_args {
     static constexpr const char* name = "rms_norm.backward";
     view<const activation<P>, 2> dy;               // [tokens, hidden]
-    view<const activation<P>, 2> x;                // [tokens, hidden]   s of forward
+    view<const activation<P>, 2> x;                // [tokens, hidden] s of forward
     view<const master<P>, 1> gain;                 // [hidden]
     view<const accumulator<P>, 1> rstd;            // [tokens]
-    view<activation<P>, 2> dx = {};                // [tokens, hidden]   ds, written when not empty; may be d_residual
-    view<gradient<P>, 1> dgain = {};               // [hidden]           added to when not empty
-    view<const activation<P>, 2> d_residual = {};  // [tokens, hidden]   gradient that reaches s from elsewhere
+    view<activation<P>, 2> dx = {};                // [tokens, hidden] ds, written if given; may be d_residual
+    view<gradient<P>, 1> dgain = {};               // [hidden]         added to when not empty
+    view<const activation<P>, 2> d_residual = {};  // [tokens, hidden] gradient reaching s from elsewhere
     status check() const;
     void outputs(auto&& visit) const { visit("dx", dx), visit("dgain", dgain); }
   };

@@ -18,8 +18,8 @@ namespace op {
 ///   m = β1 m + (1 − β1) ĝ          v = β2 v + (1 − β2) ĝ²                  stored in the moment's type
 ///   p −= learning_rate · ((m / (1 − β1^step)) / (sqrt(v / (1 − β2^step)) + ε) + weight_decay · p)
 ///   w = Weight(p)
-/// The update reads the moments as they are stored. A scale that is not finite leaves everything as it is: a step
-/// with a bad gradient changes nothing, without the host having to look.
+/// The update reads the moments as they are stored. A scale that is not finite leaves everything as it is: a
+/// step with a bad gradient changes nothing, without the host having to look.
 template <precision P, class Weight = weight<P>>
 struct adamw {
   struct step_args {
