@@ -36,7 +36,8 @@ void guarded([[maybe_unused]] std::exception_ptr& failure, Work&& work) {
 
 /// Runs worker(slot, p) for every p in [0, parts), on up to `threads` threads. `slot`, below max(threads, 1),
 /// belongs to one thread at a time: it picks the scratch a part may use, and what a part computes must not
-/// depend on it. The first exception is rethrown once all parts have ended.
+/// depend on it. The first exception reaches the caller when no part is at work any more; parts that have not
+/// begun may stay undone.
 template <class Worker>
 void parallel_slots([[maybe_unused]] int threads, index_t parts, Worker&& worker) {
 #if DSV3_OPENMP
