@@ -276,7 +276,7 @@ inline std::string heat_map(const plot_options& options, const heat_map_data& ma
   for (index_t row = 0; row < map.rows; ++row) {
     for (index_t column = 0; column < columns; ++column) {
       const double value = map.values[static_cast<std::size_t>(row * columns + column)];
-      cells += (cells.empty() ? "" : " ") + formatted("%.3g", value);
+      cells.append(cells.empty() ? "" : " ").append(formatted("%.3g", value));
       if (!std::isfinite(value)) continue;
       const double share = std::clamp((value - map.neutral) / map.span, -1.0, 1.0);
       const auto colour = static_cast<std::size_t>(std::lround((share + 1) / 2 * (colours - 1)));
@@ -312,7 +312,7 @@ inline std::string heat_map(const plot_options& options, const heat_map_data& ma
                      plot_left + wide * (static_cast<double>(column) + 0.5), bottom + 16,
                      plot_number(map.x[static_cast<std::size_t>(column)]).c_str());
   std::string steps;
-  for (const double x : map.x) steps += (steps.empty() ? "" : " ") + formatted("%.9g", x);
+  for (const double x : map.x) steps.append(steps.empty() ? "" : " ").append(formatted("%.9g", x));
   return out + formatted("<text x=\"%.1f\" y=\"%d\" text-anchor=\"end\">", right, options.height - 8) +
          escaped_markup(options.x_label) + "</text>\n<desc data-x=\"" + steps + "\" data-cells=\"" + cells +
          "\"></desc>\n</svg>\n";
