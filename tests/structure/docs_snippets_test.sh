@@ -8,7 +8,7 @@ cd "$DSV3_SOURCE" || exit 1
 find docs README.md -name '*.md' | sort > "$scratch/pages"
 while read -r page; do
   awk -v page="$page" '
-    function trimmed(line) { gsub(/^[ \t]+|[ \t]+$/, "", line); return line }
+    function trimmed(line) { gsub(/[ \t]+/, " ", line); gsub(/^ | $/, "", line); return line }
     function load(file,   line) {
       if (file in lines_of) return
       lines_of[file] = 0
@@ -33,7 +33,8 @@ while read -r page; do
     inside && trimmed($0) != "" { block[++count] = trimmed($0) }
     END { print checked + 0 > "/dev/stderr"; exit bad }' "$page" 2>> "$scratch/checked" || fail "the code above"
   folder=$(dirname "$page")
-  grep -oE '\]\([^)#:]+' "$page" | sed 's/^](//' | while read -r target; do
+  awk '/^```/ { inside = !inside; next } !inside { gsub(/`[^`]*`/, ""); print }' "$page" |
+    grep -oE '\]\([^)#: ]+\)' | sed 's/^](//; s/)$//' | while read -r target; do
     [ -e "$folder/$target" ] || echo "$page: $target does not exist"
   done >> "$scratch/broken"
 done < "$scratch/pages"
