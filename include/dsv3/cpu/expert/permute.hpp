@@ -85,12 +85,20 @@ struct implementation<op::permute<P>, backend::cpu> {
 
   template <class Ctx>
   static void run(Ctx& ctx, const typename op_type::combine_args& args) {
-    constexpr index_t strip = 64;  // its sums stay in registers
-    const index_t width = args.y.extent(1);
+    constexpr index_t strip = 64;  // short: the token's rows are fetched side by side, not one by one
+    const index_t width = args.y.extent(1), top_k = args.plan.row_of.extent(1);
     each_token(ctx.threads, args.plan, width, [&](index_t t) {
-      index_t first = 0;
-      for (; first + strip <= width; first += strip) combine_columns<strip>(args, t, first);
-      for (; first < width; ++first) combine_columns<1>(args, t, first);
+      for (index_t first = 0; first < width; first += strip) {
+        const index_t columns = std::min(strip, width - first);
+        acc sums[strip];
+        std::fill_n(sums, columns, acc(0));
+        if (!args.add.empty()) add_columns(args.add[t].data() + first, columns, sums);
+        for (index_t k = 0; k < top_k; ++k)
+          add_columns(args.rows[args.plan.row_of(t, k)].data() + first, columns, sums);
+        activation<P>* y = args.y[t].data() + first;
+        DSV3_SIMD
+        for (index_t i = 0; i < columns; ++i) y[i] = activation<P>(sums[i]);
+      }
     });
   }
 
@@ -137,19 +145,10 @@ struct implementation<op::permute<P>, backend::cpu> {
     });
   }
 
-  template <index_t columns>
-  static void combine_columns(const typename op_type::combine_args& args, index_t t, index_t first) {
-    acc sums[columns] = {};
-    const auto sum_up = [&](const activation<P>* from) {
-      DSV3_SIMD
-      for (index_t i = 0; i < columns; ++i) sums[i] += acc(from[i]);
-    };
-    if (!args.add.empty()) sum_up(args.add[t].data() + first);
-    for (index_t k = 0; k < args.plan.row_of.extent(1); ++k)
-      sum_up(args.rows[args.plan.row_of(t, k)].data() + first);
-    activation<P>* y = args.y[t].data() + first;
+  // Not inlined: g++ would jam the loop over rows into this one and gather their elements one by one.
+  [[gnu::noinline]] static void add_columns(const activation<P>* from, index_t columns, acc* sums) {
     DSV3_SIMD
-    for (index_t i = 0; i < columns; ++i) y[i] = activation<P>(sums[i]);
+    for (index_t i = 0; i < columns; ++i) sums[i] += acc(from[i]);
   }
 };
 
