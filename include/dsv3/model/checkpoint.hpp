@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT
+// Weights in the format of model repositories: config.json and model.safetensors, or shards with an index.
+//
+// The files have one tensor per projection and expert; a bundle has gate and up projection in one tensor, and
+// all experts in one. Files hold rotary rows interleaved or half-split, and so may memory: reading and
+// writing permute the rows.
+#pragma once
+
+#include <dsv3/io/safetensors.hpp>
+#include <dsv3/model/bundles.hpp>
+#include <dsv3/model/config_file.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace dsv3::inline DSV3_ABI {
+
+/// Rows of a matrix that rotary embedding turns: in each stretch of `period` rows, `width` of them from
+/// `begin` on.
+struct rotary_rows {
+  index_t period = 0, begin = 0, width = 0;  // period 0: none
+
+  /// Where the row that stands at `row` in layout `from` stands in layout `to`.
+  index_t moved(index_t row, rope_layout from, rope_layout to) const {
+    if (from == to || period == 0) return row;
+    const index_t at = row % period - begin;
+    if (at < 0 || at >= width) return row;
+    const index_t half = width / 2;
+    const index_t there = to == rope_layout::half_split ? at / 2 + at % 2 * half
+                          : at < half                   ? 2 * at
+                                                        : 2 * (at - half) + 1;
+    return row - at + there;
+  }
+};
+
+/// One tensor of the files, and where its elements lie in a bundle: gapless, row-major.
+template <class T>
+struct checkpoint_tensor {
+  std::string name;
+  std::vector<index_t> extents;  // one or two
+  T* data = nullptr;
+  rotary_rows rotary = {};
+
+  index_t rows() const { return extents.front(); }
+  index_t row_elements() const { return extents.size() == 2 ? extents[1] : 1; }
+  std::span<T> elements() const { return {data, static_cast<std::size_t>(rows() * row_elements())}; }
+  std::span<T> row(index_t r) const {
+    return elements().subspan(static_cast<std::size_t>(r * row_elements()),
+                              static_cast<std::size_t>(row_elements()));
+  }
+};
+
+namespace detail {
+
+inline rotary_rows rotary_rows_of(const std::string& name, const model_config& c) {
+  if (name.ends_with(".q_b_proj.weight") || name.ends_with(".q_proj.weight"))
+    return {c.qk_nope + c.qk_rope, c.qk_nope, c.qk_rope};
+  if (name.ends_with(".kv_a_proj_with_mqa.weight")) return {c.kv_rank + c.qk_rope, c.kv_rank, c.qk_rope};
+  return {};
+}
+
+// A field as the tensors of the files. `Visit` takes checkpoint_tensor<T>.
+template <class T, int Rank, class Visit>
+void split_field(const std::string& name, const view<T, Rank>& field, const model_config& c, Visit&& visit) {
+  using tensor = checkpoint_tensor<T>;
+  constexpr std::string_view fused = "gate_up_proj.weight", down = "down_proj.weight";
+  const auto stem = [&](std::string_view end) { return name.substr(0, name.size() - end.size()); };
+  const auto gate_and_up = [&](const std::string& prefix, const view<T, 2>& pair) {
+    const index_t inner = pair.extent(0) / 2, columns = pair.extent(1);
+    visit(tensor{prefix + "gate_proj.weight", {inner, columns}, pair.data()});
+    visit(tensor{prefix + "up_proj.weight", {inner, columns}, pair.data() + inner * columns});
+  };
+  if constexpr (Rank == 3) {
+    for (index_t e = 0; e < field.extent(0); ++e) {
+      const view<T, 2> expert = field[e];
+      if (name.ends_with(fused))
+        gate_and_up(stem(fused) + std::to_string(e) + ".", expert);
+      else
+        visit(tensor{stem(down) + std::to_string(e) + "." + std::string(down),
+                     {expert.extent(0), expert.extent(1)},
+                     expert.data()});
+    }
+  } else if constexpr (Rank == 2) {
+    if (name.ends_with(fused))
+      gate_and_up(stem(fused), field);
+    else
+      visit(tensor{name, {field.extent(0), field.extent(1)}, field.data(), rotary_rows_of(name, c)});
+  } else {
+    visit(tensor{name, {field.extent(0)}, field.data()});
+  }
+}
+
+inline std::string layer_prefix(index_t layer) { return "model.layers." + std::to_string(layer) + "."; }
+
+}  // namespace detail
+
+/// Calls visit(checkpoint_tensor) for every tensor that a bundle is in the files: weights, gradients,
+/// moments.
+template <class Matrix, class Vector, class Visit>
+void for_each_checkpoint_tensor(const model_tensors<Matrix, Vector>& bundle, Visit&& visit) {
+  for_each_field([&](const std::string& name, const shape&,
+                     auto& field) { detail::split_field(name, field, bundle.config, visit); },
+                 bundle);
+}
+
+/// Calls visit(checkpoint_tensor) for every routing bias; softmax routers have none.
+template <class T, class Visit>
+void for_each_routing_bias(const model_config& c, view<T, 2> bias, Visit&& visit) {
+  if (c.scoring != router_scoring::sigmoid) return;
+  for (index_t r = 0; r < c.routers(); ++r)
+    visit(checkpoint_tensor<T>{detail::layer_prefix(c.dense_layers + r) + "mlp.gate.e_score_correction_bias",
+                               {c.experts},
+                               bias[r].data()});
+}
+
+/// Names under which each MTP module stores the embedding and the head once more, with what they copy.
+inline std::vector<std::pair<std::string, std::string>> shared_copies(const model_config& c) {
+  std::vector<std::pair<std::string, std::string>> copies;
+  for (index_t k = 0; k < c.mtp_depth; ++k) {
+    const std::string prefix = detail::layer_prefix(c.layers + k);
+    copies.emplace_back(prefix + "embed_tokens.weight", "model.embed_tokens.weight");
+    copies.emplace_back(prefix + "shared_head.head.weight", "lm_head.weight");
+  }
+  return copies;
+}
+
+struct checkpoint_options {
+  std::optional<dtype> type = {};  // F64, F32 or BF16 for every weight; without it each as in memory
+  rope_layout memory = rope_layout::interleaved;  // how rotary rows lie in memory; files get them interleaved
+  std::uint64_t max_shard_bytes = 5'000'000'000;
+};
+
+namespace detail {
+
+/// Streams elements into a declared tensor, converted in pieces that fit a cache.
+class tensor_stream {
+ public:
+  explicit tensor_stream(safetensors_folder_writer& writer) : writer_(writer) {}
+
+  template <class T>
+  void append(const std::string& name, std::span<const T> from, dtype type) {
+    if (type == dsv3::dtype_of<T>) return writer_.append(name, std::as_bytes(from));
+    if (type == dtype::f64) return converted<double>(name, from);
+    if (type == dtype::f32) return converted<float>(name, from);
+    if (type == dtype::bf16) return converted<bf16>(name, from);
+    raise("checkpoint: tensor " + name + " asked for as " + std::string(to_string(type)) +
+          ", expected F64, F32 or BF16");
+  }
+
+ private:
+  template <class To, class T>
+  void converted(const std::string& name, std::span<const T> from) {
+    constexpr std::size_t piece = 1 << 15;
+    std::vector<To> buffer;
+    for (std::size_t begin = 0; begin < from.size(); begin += piece) {
+      const std::span<const T> part = from.subspan(begin, std::min(piece, from.size() - begin));
+      buffer.resize(part.size());
+      for (std::size_t i = 0; i < part.size(); ++i) buffer[i] = static_cast<To>(part[i]);
+      writer_.append(name, std::as_bytes(std::span<const To>(buffer)));
+    }
+  }
+
+  safetensors_folder_writer& writer_;
+};
+
+}  // namespace detail
+
+/// Writes config.json and the weights into `folder`, which is made where it does not exist; routing biases
+/// are stored as F32. config.json comes last: a folder that has one is complete. Answers what was written.
+template <class Matrix, class Vector, class Bias>
+std::vector<written_file> write_checkpoint(const std::string& folder,
+                                           const model_tensors<Matrix, Vector>& weights,
+                                           view<const Bias, 2> bias, const checkpoint_options& options = {}) {
+  const model_config& c = weights.config;
+  const std::string config =
+      config_json(c, options.type.value_or(dtype_of<std::remove_const_t<Matrix>>)).dump(2) + "\n";
+  std::error_code problem;
+  std::filesystem::create_directories(folder, problem);
+  if (problem) raise(folder + ": folder cannot be made: " + problem.message());
+  safetensors_folder_writer writer{folder, options.max_shard_bytes};
+  const auto copies = shared_copies(c);
+  const auto type_of = [&]<class T>(const checkpoint_tensor<T>&) {
+    return options.type.value_or(dtype_of<std::remove_const_t<T>>);
+  };
+  const auto with_copies = [&](const std::string& name, auto&& act) {
+    act(name);
+    for (const auto& [copy, original] : copies)
+      if (original == name) act(copy);
+  };
+  for_each_checkpoint_tensor(weights, [&](const auto& tensor) {
+    with_copies(tensor.name,
+                [&](const std::string& name) { writer.declare(name, type_of(tensor), tensor.extents); });
+  });
+  for_each_routing_bias(c, bias, [&](const auto& t) { writer.declare(t.name, dtype::f32, t.extents); });
+
+  detail::tensor_stream stream{writer};
+  for_each_checkpoint_tensor(weights, [&]<class T>(const checkpoint_tensor<T>& tensor) {
+    using element = const std::remove_const_t<T>;
+    with_copies(tensor.name, [&](const std::string& name) {
+      constexpr rope_layout file = rope_layout::interleaved;
+      if (tensor.rotary.period == 0 || options.memory == file)
+        return stream.append(name, std::span<element>(tensor.elements()), type_of(tensor));
+      for (index_t r = 0; r < tensor.rows(); ++r)
+        stream.append(name, std::span<element>(tensor.row(tensor.rotary.moved(r, file, options.memory))),
+                      type_of(tensor));
+    });
+  });
+  for_each_routing_bias(c, bias, [&](const auto& t) {
+    stream.append(t.name, std::span<const Bias>(t.elements()), dtype::f32);
+  });
+  writer.commit();
+  write_file((std::filesystem::path(folder) / "config.json").string(), config);
+  std::vector<written_file> files = writer.files();
+  files.push_back({"config.json", config.size(), crc32c_of(config)});
+  return files;
+}
+
+/// What reading found beyond the tensors it was asked for.
+struct checkpoint_report {
+  index_t tensors = 0;              // read
+  std::vector<std::string> copies;  // embedding and head stored again with an MTP module: compared, not read
+  std::vector<std::string> left_out;  // of MTP modules that the bundle does not have
+};
+
+/// A folder of weights, opened. The files are mapped; nothing is read before `read`.
+///
+///     checkpoint_reader reader{"DeepSeek-V3"};
+///     owned<model_weights<P>> weights{memory, reader.config()};
+///     owned<routing_state<P>> routing{memory, reader.config()};
+///     reader.read(weights, routing.bias);
+class checkpoint_reader {
+ public:
+  explicit checkpoint_reader(const std::string& folder) : folder_(folder), file_(read_config(folder)) {
+    if (!file_.quantisation.empty())
+      raise(folder + "/config.json: quantization_config names \"" + file_.quantisation +
+            "\", expected weights in F64, F32 or BF16: this version reads no quantised weights");
+    tensors_.emplace(folder);
+  }
+
+  const model_config& config() const { return file_.model; }
+
+  /// Fills the bundle and the biases [routers, experts], converting element types. The bundle may have fewer
+  /// MTP modules than the file; in everything else its config must be the file's. `memory` says how rotary
+  /// rows shall lie. Raises for a tensor that is missing, unknown, or of another shape or type.
+  template <class Matrix, class Vector, class Bias>
+  checkpoint_report read(model_tensors<Matrix, Vector>& weights, view<Bias, 2> bias,
+                         rope_layout memory = rope_layout::interleaved) {
+    model_config expected = weights.config, found = config();
+    found.mtp_depth = std::min(found.mtp_depth, expected.mtp_depth);
+    require(same_model(found, folder_ + "/config.json", expected, "the model to fill"));
+    checkpoint_report report;
+    std::set<std::string> known;
+    const auto take = [&](const auto& tensor) {
+      known.insert(tensor.name);
+      fill(tensor, memory);
+      ++report.tensors;
+    };
+    for_each_checkpoint_tensor(std::as_const(weights), take);
+    for_each_routing_bias(weights.config, bias, take);
+    account_for_the_rest(weights.config.mtp_depth, known, report);
+    return report;
+  }
+
+ private:
+  template <class T>
+  void fill(const checkpoint_tensor<T>& to, rope_layout memory) {
+    const tensor_entry& from = tensors_->tensor(to.name);
+    if (from.extents != to.extents)
+      raise(from.where() + " has shape " + to_string(from.extents) + ", expected " + to_string(to.extents));
+    if (to.rotary.period == 0 || memory == file_.rope) return read_converted(from, to.elements());
+    const std::size_t bytes = static_cast<std::size_t>(to.row_elements() * bytes_of(from.type));
+    for (index_t r = 0; r < to.rows(); ++r) {
+      tensor_entry row = from;
+      row.extents = {to.row_elements()};
+      row.bytes = from.bytes.subspan(static_cast<std::size_t>(r) * bytes, bytes);
+      read_converted(row, to.row(to.rotary.moved(r, file_.rope, memory)));
+    }
+  }
+
+  void account_for_the_rest(index_t depth, const std::set<std::string>& known, checkpoint_report& report) {
+    const auto pairs = shared_copies(config());
+    const std::map<std::string, std::string> copies{pairs.begin(), pairs.end()};
+    for (const auto& [name, file] : tensors_->names()) {
+      if (known.contains(name)) continue;
+      bool of_module = false;  // one that the bundle does not have
+      for (index_t k = depth; k < config().mtp_depth; ++k)
+        of_module = of_module || name.starts_with(detail::layer_prefix(config().layers + k));
+      if (const auto copy = copies.find(name); copy != copies.end()) {
+        compare(name, copy->second);
+        report.copies.push_back(name);
+      } else if (of_module) {
+        report.left_out.push_back(name);
+      } else {
+        const std::string_view nearest = nearest_name(name, known);
+        raise(tensors_->tensor(name).where() + " is unknown to the config beside it" +
+              (nearest.empty() ? "" : ", the nearest that it has is " + std::string(nearest)));
+      }
+    }
+  }
+
+  void compare(const std::string& name, const std::string& original) {
+    const tensor_entry& a = tensors_->tensor(name);
+    const tensor_entry& b = tensors_->tensor(original);
+    if (a.type != b.type || a.extents != b.extents || !std::ranges::equal(a.bytes, b.bytes))
+      raise(a.where() + " differs from " + original + ", expected a copy: the two are one tensor here");
+  }
+
+  std::string folder_;
+  config_file file_;
+  std::optional<safetensors_folder> tensors_;
+};
+
+}  // namespace dsv3::inline DSV3_ABI
