@@ -15,7 +15,9 @@ namespace {
 using namespace dsv3;
 
 std::string name_of(index_t tensor) {
-  return std::string("model.layers.3.mlp.experts.").append(std::to_string(tensor)).append(".gate_proj.weight");
+  return std::string("model.layers.3.mlp.experts.")
+      .append(std::to_string(tensor))
+      .append(".gate_proj.weight");
 }
 
 // Reading without computing: what no checksum can beat.
@@ -78,7 +80,8 @@ void open_header(benchmark::State& state) {
     for (index_t i = 0; i < state.range(0); ++i) writer.declare(name_of(i), dtype::u8, {0, 7168});
     writer.commit();
   }
-  for (auto _ : state) benchmark::DoNotOptimize(safetensors_file{folder / "model.safetensors"}.tensors().size());
+  for (auto _ : state)
+    benchmark::DoNotOptimize(safetensors_file{folder / "model.safetensors"}.tensors().size());
   state.SetItemsProcessed(state.iterations() * state.range(0));
 }
 

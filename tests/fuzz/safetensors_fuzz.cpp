@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Any bytes given to the safetensors reader are a table whose spans tile the data, or an error of one sentence.
+// Any bytes given to the safetensors reader are a table whose spans tile the data, or one sentence.
 #include <dsv3/io/safetensors/reader.hpp>
 
 #include <cstddef>
@@ -16,7 +16,7 @@ void demand(bool holds) {
   if (!holds) std::abort();
 }
 
-/// Touches every byte through every way of reading, so that a span outside the file is caught by the sanitizer.
+/// Touches every byte through every way of reading, so that the sanitizer sees a span outside the file.
 void read_all(const dsv3::safetensors_table& table) {
   for (const dsv3::tensor_entry& tensor : table.tensors()) {
     demand(table.find(tensor.name) == &tensor);
@@ -25,7 +25,8 @@ void read_all(const dsv3::safetensors_table& table) {
     static_cast<void>(sum);
     if (tensor.type == dsv3::dtype::f32 && tensor.extents.size() <= 1)
       demand(dsv3::tensor_values<float, 1>{tensor}.values().size() == tensor.elements());
-    if (tensor.type == dsv3::dtype::f32 || tensor.type == dsv3::dtype::f64 || tensor.type == dsv3::dtype::bf16) {
+    if (tensor.type == dsv3::dtype::f32 || tensor.type == dsv3::dtype::f64 ||
+        tensor.type == dsv3::dtype::bf16) {
       std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
       dsv3::read_converted(tensor, std::span(values));
     }

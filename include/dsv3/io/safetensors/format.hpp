@@ -64,7 +64,8 @@ constexpr std::optional<dtype> find_dtype(std::string_view name) {
 /// "[3, 4]"; "[]" for a tensor without axes, which has one element.
 inline std::string to_string(const std::vector<index_t>& extents) {
   std::string text = "[";
-  for (const index_t extent : extents) text.append(text.size() > 1 ? ", " : "").append(std::to_string(extent));
+  for (const index_t extent : extents)
+    text.append(text.size() > 1 ? ", " : "").append(std::to_string(extent));
   return text + "]";
 }
 
