@@ -116,23 +116,25 @@ class tiles {
     return {bound(most.m, 256), bound(most.n, 512), bound(most.k, 256)};
   }
 
-  // The largest tiles of which every thread gets four, so that a slow thread can be helped out; but no
-  // smaller than is worth handing out. A function of extents and thread count alone.
+  // The largest tiles of which every thread gets four, so that a slow thread can be helped out; but products
+  // lose pace in small tiles, so below `good` two must do, and no tile is smaller than is worth handing out. A
+  // function of extents and thread count alone.
   template <class ProductOf>
   static tile tile_for(int threads, index_t groups, tile shape, ProductOf&& product_of) {
-    constexpr index_t edge = 64, worthwhile = index_t{1} << 18;
+    constexpr index_t good = 256, edge = 64, worthwhile = index_t{1} << 18;
     if (threads <= 1) return shape;
     index_t work = 0;
     for (index_t g = 0; g < groups; ++g) {
       const Product p = product_of(g);
       work += p.m() * p.n() * std::max<index_t>(p.k(), 1);
     }
-    for (index_t total; (total = shape.number(groups, product_of)) < 4 * threads;) {
+    for (;;) {
+      const index_t total = shape.number(groups, product_of);
       index_t& longer = shape.rows >= shape.columns ? shape.rows : shape.columns;
-      if (longer <= edge || work < 2 * worthwhile * total) break;
+      if (total >= (longer > good ? 4 : 2) * threads || longer <= edge || work < 2 * worthwhile * total)
+        return shape;
       longer = round_up(ceil_div(longer, 2), edge);
     }
-    return shape;
   }
 
   static void multiply(const Product& p, index_t depth, Sum* panel) {
