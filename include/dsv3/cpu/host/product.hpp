@@ -153,15 +153,6 @@ inline int leading_dimension(index_t distance, index_t stored_rows, index_t stor
   return static_cast<int>(stored_rows > 1 ? distance : std::max<index_t>(stored_columns, 1));
 }
 
-inline void gemm_call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, float alpha,
-                      const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc) {
-  cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-inline void gemm_call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, double alpha,
-                      const double* a, int lda, const double* b, int ldb, double beta, double* c, int ldc) {
-  cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
 }  // namespace detail
 
 /// Whether CBLAS can be asked for this product: its numbers are 32-bit, and rows may not overlap.
@@ -183,11 +174,17 @@ void blas_product(transpose ta, transpose tb, index_t m, index_t n, index_t k, s
                   index_t ldc) {
   [[maybe_unused]] const detail::calling_thread_only here;
   const bool na = ta == transpose::no, nb = tb == transpose::no;
-  detail::gemm_call(na ? CblasNoTrans : CblasTrans, nb ? CblasNoTrans : CblasTrans, static_cast<int>(m),
-                    static_cast<int>(n), static_cast<int>(k), alpha, a,
-                    detail::leading_dimension(lda, na ? m : k, na ? k : m), b,
-                    detail::leading_dimension(ldb, nb ? k : n, nb ? n : k), beta, c,
-                    detail::leading_dimension(ldc, m, n));
+  const int a_distance = detail::leading_dimension(lda, na ? m : k, na ? k : m);
+  const int b_distance = detail::leading_dimension(ldb, nb ? k : n, nb ? n : k);
+  const auto call = [&](auto gemm) {
+    gemm(CblasRowMajor, na ? CblasNoTrans : CblasTrans, nb ? CblasNoTrans : CblasTrans, static_cast<int>(m),
+         static_cast<int>(n), static_cast<int>(k), alpha, a, a_distance, b, b_distance, beta, c,
+         detail::leading_dimension(ldc, m, n));
+  };
+  if constexpr (std::is_same_v<T, float>)
+    call(cblas_sgemm);
+  else
+    call(cblas_dgemm);
 }
 #endif
 

@@ -117,8 +117,8 @@ class tiles {
   }
 
   // The largest tiles of which every thread gets four, so that a slow thread can be helped out; but products
-  // lose pace in small tiles, so below `good` two must do, and no tile is smaller than is worth handing out. A
-  // function of extents and thread count alone.
+  // lose pace in small tiles, so below `good` two must do, and no tile is smaller than is worth handing out.
+  // A function of extents and thread count alone.
   template <class ProductOf>
   static tile tile_for(int threads, index_t groups, tile shape, ProductOf&& product_of) {
     constexpr index_t good = 256, edge = 64, worthwhile = index_t{1} << 18;
