@@ -58,10 +58,16 @@ class random_stream {
   DSV3_HOST_DEVICE std::uint64_t below(std::uint64_t bound, std::uint64_t counter) const {
     const words w = at(counter);
     const std::uint64_t bits = (std::uint64_t{w.value[0]} << 32) | w.value[1];
-    return static_cast<std::uint64_t>((static_cast<unsigned __int128>(bits) * bound) >> 64);
+return high_product(bits, bound);
   }
 
  private:
+  // The upper 64 of the 128 bits of a · b.
+  DSV3_HOST_DEVICE static constexpr std::uint64_t high_product(std::uint64_t a, std::uint64_t b) {
+    const std::uint64_t a0 = low(a), a1 = high(a), b0 = low(b), b1 = high(b);
+    const std::uint64_t middle = a1 * b0 + high(a0 * b0), other = a0 * b1 + low(middle);
+    return a1 * b1 + high(middle) + high(other);
+  }
   DSV3_HOST_DEVICE static constexpr std::uint32_t low(std::uint64_t v) {
     return static_cast<std::uint32_t>(v);
   }
