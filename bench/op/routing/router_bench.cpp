@@ -47,7 +47,7 @@ struct tensors {
         load(m.experts),
         ctx{.threads = threads} {
     x.normal(1), centroids.normal(2, 0.02), dgates.normal(3), dscores.normal(4);
-    ctx.scratch = scratch_arena{memory, std::size_t{1} << 24};
+    ctx.scratch = scratch_arena{memory, std::size_t{1} << 25};
     forward();
   }
   void forward() {

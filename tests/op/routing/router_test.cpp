@@ -138,7 +138,7 @@ struct fixture {
 /// Runs everything and compares it with the oracle; returns how many tokens would choose differently if
 /// experts of dropped groups counted as 0 instead of minus infinity.
 template <class P>
-int compare(const problem& p, index_t gap, std::uint64_t seed) {
+int compare(const problem& p, index_t gap, std::uint64_t seed, int threads = 2) {
   CAPTURE(p.tokens);
   CAPTURE(p.config.hidden);
   CAPTURE(p.config.experts);
@@ -148,7 +148,7 @@ int compare(const problem& p, index_t gap, std::uint64_t seed) {
   fixture<P> f(p, gap, seed);
   const oracle::routing r = plain(p.config);
   const index_t experts = p.config.experts, top_k = p.config.top_k;
-  f.forward();
+  f.forward(threads);
 
   CHECK(support::worst_row(f.scores.values(), oracle::router_scores(f.x.values(), f.centroids.values(), r),
                            experts) <= accumulator_row<P>);
@@ -166,7 +166,7 @@ int compare(const problem& p, index_t gap, std::uint64_t seed) {
   CHECK(support::worst_row(f.gates.values(), oracle::router_gates(scores, found, r), top_k) <=
         accumulator_row<P>);
 
-  f.backward_data(), f.backward_weights();
+  f.backward_data(threads), f.backward_weights(threads);
   const auto expected = oracle::router_backward(f.dgates.values(), f.dscores.values(), scores, found,
                                                 f.x.values(), f.centroids.values(), r);
   CHECK(support::worst_row(f.dlogits.values(), expected.dlogits, experts, 0.1) <= accumulator_row<P>);
@@ -402,16 +402,16 @@ TEST_CASE_TEMPLATE("backward writes or adds to dx and adds to dcentroids", P, fp
   CHECK(support::worst_row(f.dlogits.values(), alone.dlogits, p.config.experts, 0.1) <= accumulator_row<P>);
 }
 
-TEST_CASE_TEMPLATE("the router gives the same bits on any number of threads", P, fp64_reference, fp32,
-                   bf16_mixed) {
+TEST_CASE_TEMPLATE("the router agrees on any number of threads, and repeats its bits", P, fp64_reference,
+                   fp32, bf16_mixed) {
   const problem p{517,
                   {.hidden = 390, .experts = 32, .top_k = 8, .groups = 8, .kept_groups = 4, .scale = 2.5}};
-  fixture<P> one(p);
-  one.forward(1), one.backward_data(1), one.backward_weights(1);
   for (const int threads : {1, 2, 3, 7}) {
     CAPTURE(threads);
-    fixture<P> other(p);
-    other.forward(threads), other.backward_data(threads), other.backward_weights(threads);
+    compare<P>(p, 1, 1, threads);
+    fixture<P> one(p), other(p);
+    for (fixture<P>* f : {&one, &other})
+      f->forward(threads), f->backward_data(threads), f->backward_weights(threads);
     CHECK(other.scores.same_bits(one.scores));
     CHECK(other.ids.same_bits(one.ids));
     CHECK(other.gates.same_bits(one.gates));
