@@ -84,8 +84,10 @@ foreach(script IN LISTS test_scripts)
   add_test(NAME ${name} COMMAND bash ${script} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES
     LABELS "${labels}" TIMEOUT 1200 SKIP_RETURN_CODE 77 ENVIRONMENT "${script_environment}")
-  if(name MATCHES "budget")
+  if(name MATCHES "budget")  # they read the clock
     set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+  elseif(name MATCHES "headers")  # they use all cores themselves
+    set_tests_properties(${name} PROPERTIES PROCESSORS 2 COST 1000)
   endif()
 endforeach()
 
