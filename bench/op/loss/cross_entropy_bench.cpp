@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Cross entropy reads a row of logits from memory once; the rest is exponentials.
 #include <dsv3/cpu/loss/cross_entropy.hpp>
+#include <dsv3/exec/measure.hpp>
 
 #include <support/counters.hpp>
 #include <support/sizes.hpp>
@@ -32,10 +33,13 @@ void forward(benchmark::State& state) {
   const int threads = static_cast<int>(state.range(0));
   tensors t(Sizes);
   host_memory memory;
-  cpu_context<> ctx{.threads = threads, .scratch = scratch_arena{memory, 4096}};
-  for (auto _ : state)
+  cpu_context<> ctx{.threads = threads};
+  const auto work = [&](auto& any) {
     op::cross_entropy<fp32>::forward(
-        ctx, {.logits = t.logits, .targets = t.targets, .loss = t.loss, .lse = t.lse});
+        any, {.logits = t.logits, .targets = t.targets, .loss = t.loss, .lse = t.lse});
+  };
+  ctx.scratch = scratch_arena{memory, measure(ctx, work)};
+  for (auto _ : state) work(ctx);
   support::count_bytes(state, t.logits.bytes(), threads);
 }
 
