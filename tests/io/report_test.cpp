@@ -180,9 +180,11 @@ TEST_CASE("report: one page with a figure of each kind, complete in itself") {
 
 TEST_CASE("report: what a run does not have is not drawn") {
   const support::temporary_folder folder;
-  support::put(folder / "run.jsonl", "{\"step\":1,\"ce\":5.5,\"mtp\":null}\n{\"step\":2,\"c");
+  support::put(folder / "run.jsonl", "{\"step\":1,\"ce\":5.5,\"mtp\":null,\"balance\":0}\n{\"step\":2,\"c");
   write_report(folder / "report.html", folder / "run.jsonl", "short", json::object());
-  CHECK(count_of(support::get(folder / "report.html"), "<svg") == 1);
+  const std::string page = support::get(folder / "report.html");
+  CHECK(count_of(page, "<svg") == 1);
+  CHECK(count_of(page, "class=\"tile\"") == 1);
 }
 
 TEST_CASE("report: many layers are drawn as their range, and a large run as a page of bounded size") {

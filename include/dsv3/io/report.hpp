@@ -92,11 +92,14 @@ class run_history {
   std::map<std::string, plot_series> scalars_;
 };
 
-/// Those curves that have a value.
+/// A part of the loss that the run does without is zero throughout.
+inline bool says_something(const plot_series& curve) {
+  return std::any_of(curve.y.begin(), curve.y.end(), [](double y) { return std::isfinite(y) && y != 0; });
+}
+
+/// Those curves that say something.
 inline std::string plot_of(const plot_options& options, std::vector<plot_series> curves) {
-  std::erase_if(curves, [](const plot_series& curve) {
-    return std::none_of(curve.y.begin(), curve.y.end(), [](double y) { return std::isfinite(y); });
-  });
+  std::erase_if(curves, [](const plot_series& curve) { return !says_something(curve); });
   return curves.empty() ? "" : "<figure>" + line_plot(options, curves) + "</figure>\n";
 }
 
@@ -213,7 +216,7 @@ inline std::string tiles(const run_history& run) {
   std::string out;
   const auto change = [&](const char* key, const char* name) {
     const plot_series* curve = run.find(key);
-    if (curve == nullptr) return;
+    if (curve == nullptr || !says_something(*curve)) return;
     out += tile(name, formatted("%.4f", curve->y.back()),
                 formatted("from %.4f at step %.0f", curve->y.front(), curve->x.front()));
   };

@@ -57,7 +57,7 @@ class tensor_values {
       raise(tensor.where() + " has shape " + to_string(tensor.extents) + ", expected " +
             std::to_string(Rank) + (Rank == 1 ? " extent" : " extents"));
     data_ = reinterpret_cast<const T*>(tensor.bytes.data());
-    if (reinterpret_cast<std::uintptr_t>(data_) % alignof(T) == 0) return;
+    if (tensor.bytes.empty() || reinterpret_cast<std::uintptr_t>(data_) % alignof(T) == 0) return;
     copy_.resize(tensor.bytes.size() / sizeof(T));
     std::memcpy(copy_.data(), tensor.bytes.data(), tensor.bytes.size());
     data_ = copy_.data();
