@@ -67,6 +67,22 @@ struct fixture {
   }
 };
 
+// The mean loss of [tokens, vocab] logits, which become their own gradient.
+double loss_and_gradient(float* logits, const std::int32_t* targets, int tokens, int vocab) {
+  host_memory memory;
+  cpu_context<> ctx{.threads = 2, .scratch = scratch_arena{memory, 64 + sizeof(double) * tokens}};
+  const view z{logits, tokens, vocab};
+  const view<const std::int32_t, 1> t{targets, tokens};
+  std::vector<float> lse(tokens);
+  double loss = 0;
+  const view<float, 1> l{lse.data(), tokens};
+  const double scale = 1.0 / tokens;
+  op::cross_entropy<fp32>::forward(
+      ctx, {.logits = z, .targets = t, .scale = scale, .loss = view{&loss, 1}, .lse = l});
+  op::cross_entropy<fp32>::backward(ctx, {.logits = z, .targets = t, .lse = l, .scale = scale, .dlogits = z});
+  return loss;
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("cross_entropy agrees with the oracle", P, fp64_reference, fp32, bf16_mixed) {
@@ -268,6 +284,16 @@ TEST_CASE("cross_entropy names the target that is no token") {
         "cross_entropy.forward: the target of token 5 is -2, expected -1 (ignored) or an id below 20");
   CHECK(f.lse.same_bits(lse));
   CHECK(f.total() == 0);
+}
+
+TEST_CASE("cross_entropy on one's own pointers, as the manual shows it") {
+  fixture<fp32> f({6, 33}, 0);
+  f.scale = 1.0 / 6;
+  const auto expected = f.expected();
+  const double loss = loss_and_gradient(f.logits.get().data(), f.targets.get().data(), 6, 33);
+  CHECK(loss == doctest::Approx(expected.loss).epsilon(1e-6));
+  constexpr double row = support::tolerance<fp32>::row;
+  CHECK(support::worst_row(f.logits.values(), expected.dlogits, f.vocab, f.scale) <= row);
 }
 
 TEST_CASE("cross_entropy says what does not fit") {

@@ -74,6 +74,13 @@ struct fixture {
   }
 };
 
+void normalize(const float* x, const float* gain, float* y, int tokens, int hidden) {
+  cpu_context<> ctx{.threads = 2};
+  op::rms_norm<fp32>::forward(ctx, {.x = view{x, tokens, hidden},
+                                    .gain = view{gain, hidden},
+                                    .y = view{y, tokens, hidden}});
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("rms_norm agrees with the oracle", P, fp64_reference, fp32, bf16_mixed) {
@@ -259,6 +266,14 @@ TEST_CASE_TEMPLATE("rms_norm of no tokens does nothing", P, fp64_reference, fp32
   f.forward(), f.backward(2);
   CHECK(f.dgain.values() == std::vector<double>(8, 0));
   CHECK(f.intact());
+}
+
+TEST_CASE("rms_norm on one's own pointers, as the manual shows it") {
+  fixture<fp32> f({5, 33}, 0);
+  guarded<float> y(0, 5, 33);
+  support::run(1, [&](auto& ctx) { op::rms_norm<fp32>::forward(ctx, f.plain()); });
+  normalize(f.x.get().data(), f.gain.get().data(), y.get().data(), 5, 33);
+  CHECK(y.values() == f.y.values());
 }
 
 TEST_CASE("rms_norm says what does not fit") {

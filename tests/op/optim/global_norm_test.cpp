@@ -42,6 +42,20 @@ clip finish(double sum, double limit) {
   return {norm.values()[0], scale.values()[0]};
 }
 
+double clip_factor(const float* gradients, std::int64_t n, double limit) {
+  double sum = 0, norm = 0, scale = 0;
+  host_memory memory;
+  cpu_context<> ctx{.threads = 2};
+  const auto work = [&](auto& any) {
+    op::global_norm<float>::accumulate(any, {.x = view{gradients, n}, .sum = view{&sum, 1}});
+    op::global_norm<float>::finish(
+        any, {.sum = view{&sum, 1}, .limit = limit, .norm = view{&norm, 1}, .scale = view{&scale, 1}});
+  };
+  ctx.scratch = scratch_arena{memory, measure(ctx, work)};
+  work(ctx);
+  return scale;
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("global_norm adds the squares of every element", Element, double, float, bf16) {
@@ -118,6 +132,11 @@ TEST_CASE("global_norm gives no finite scale to a norm that is not finite") {
     CHECK(!std::isfinite(finish(bad, 1).norm));
     CHECK(!std::isfinite(finish(bad, 1).scale));
   }
+}
+
+TEST_CASE("global_norm on one's own pointers, as the manual shows it") {
+  const std::vector<float> gradients = {3, 0, -4};
+  CHECK(clip_factor(gradients.data(), 3, 1) == doctest::Approx(1 / (5 + 1e-6)).epsilon(1e-15));
 }
 
 TEST_CASE("global_norm says what does not fit") {
