@@ -250,6 +250,8 @@ TEST_CASE_TEMPLATE("ties go to the smaller index, among groups too", P, fp64_ref
   CHECK(choice_with({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}) == ids{0, 1, 2, 3});
   CHECK(choice_with({0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0}) == ids{3, 10, 4, 5});
   CHECK(choice_with({0, 0, 0, 0, 1, 1, 0, 0, 0, 2, 0, 0}) == ids{9, 4, 5, 3});
+  CHECK(choice_with({0, 0, 0, 0, 1, 0, 0, 0, 0, 3, 0, 0}) ==
+        ids{9, 4, 3, 5});  // the better group comes later
   // Groups 1, 2 and 3 tie at 2 behind group 0: group 1 stays, and group 0's best equal its experts by index.
   CHECK(choice_with({-1, 2, 2, 0, 2, 0, 1, 1, 0, 2, 0, -1}) == ids{1, 2, 4, 3});
   CHECK(choice_with({-3, -3, -3, -2, -2, -2, -2, -2, -2, -3, -3, -3}) == ids{3, 4, 5, 6});
