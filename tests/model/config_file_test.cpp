@@ -108,6 +108,9 @@ TEST_CASE("the spellings of the rope fields mean the same") {
   plain["rope_parameters"] = {{"rope_theta", 50000.0}, {"rope_type", "default"}};
   CHECK(parsed(plain).model.rope == rope_config{.theta = 50000});
 
+  plain.erase("rope_parameters");
+  CHECK(parsed(plain).model.rope == rope_config{.theta = 10000});
+
   json unscaled = published();  // neither mscale: cos and sin are stretched, the softmax is not
   unscaled["rope_scaling"].erase("mscale");
   unscaled["rope_scaling"].erase("mscale_all_dim");
@@ -184,7 +187,7 @@ TEST_CASE("types, ranges and values are refused by the key's name") {
   CHECK(refused_without("q_lora_rank") ==
         "c.json: q_lora_rank is missing, expected a positive integer or null");
   CHECK(refused_without("model_type") == "c.json: model_type is missing, expected a string");
-  CHECK(refused_without("rope_theta") == "c.json: rope_theta is missing, expected a positive number");
+  CHECK(refused("rope_theta", -1) == "c.json: rope_theta is -1, expected a positive number");
   CHECK(refused_without("moe_intermediate_size") ==
         "c.json: moe_intermediate_size is missing, expected a positive integer");
   CHECK(refused_without("num_experts_per_tok") ==

@@ -247,6 +247,8 @@ class checkpoint_reader {
   }
 
   const model_config& config() const { return file_.model; }
+  /// How rotary rows lie in the files.
+  rope_layout rope() const { return file_.rope; }
 
   /// Fills the bundle and the biases [routers, experts], converting element types. The bundle may have fewer
   /// MTP modules than the file; in everything else its config must be the file's. `memory` says how rotary

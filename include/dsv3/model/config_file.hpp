@@ -144,30 +144,22 @@ class config_reader {
     if (method == "greedy") c.groups = c.kept_groups = 1;  // it does not look at groups
   }
 
-  // The base of the frequencies stands beside rope_scaling, inside it, or inside rope_parameters.
+  // The base of the frequencies stands beside rope_scaling, inside it, inside rope_parameters, or is 10000.
   void rope() {
-    rope_config& rope = file_.model.rope;
     const bool scaling = fields_.present("rope_scaling"), parameters = fields_.present("rope_parameters");
     if (scaling && parameters)
       raise(source_ + ": both rope_scaling and rope_parameters found, expected one of the two spellings");
-    const bool beside = fields_.present("rope_theta");
-    if (beside) rope.theta = positive(fields_, object_, "rope_theta");
-    if (scaling || parameters)
-      stretch(fields_.object(scaling ? "rope_scaling" : "rope_parameters"), rope, beside);
-    else if (!beside)
-      raise(source_ + ": rope_theta is missing, expected a positive number");
+    const char* key = scaling ? "rope_scaling" : "rope_parameters";
+    file_.model.rope.theta = positive(fields_, object_, "rope_theta", 10000);
+    if (scaling || parameters) stretch(fields_.object(key), object_[key]);
     file_.rope =
         fields_.boolean("rope_interleave", true) ? rope_layout::interleaved : rope_layout::half_split;
   }
 
-  void stretch(json_fields inside, rope_config& rope, bool theta_known) const {
-    const json& object =
-        object_[object_.contains("rope_scaling") && !object_["rope_scaling"].is_null() ? "rope_scaling"
-                                                                                       : "rope_parameters"];
-    const double theta = inside.present("rope_theta") ? positive(inside, object, "rope_theta") : rope.theta;
-    if (!theta_known && !inside.present("rope_theta"))
-      raise(source_ + ": rope_theta is missing, expected a positive number");
-    if (theta_known && theta != rope.theta)
+  void stretch(json_fields inside, const json& object) {
+    rope_config& rope = file_.model.rope;
+    const double theta = positive(inside, object, "rope_theta", rope.theta);
+    if (fields_.present("rope_theta") && theta != rope.theta)
       inside.refuse("rope_theta", object["rope_theta"],
                     "the " + json(rope.theta).dump() + " that stands outside");
     rope.theta = theta;
