@@ -25,16 +25,17 @@ plot_series curve(const std::string& name, const std::string& path, const std::s
   double steps = 0, sum = 0;
   index_t gathered = 0, row = 0;
   for (std::size_t begin = 0, end; (end = text.find('\n', begin)) != text.npos; begin = end + 1) {
-    const json object = parse_json(text.substr(begin, end - begin), path + ": row " + std::to_string(++row));
-    const auto found = object.find(field);
-    if (found == object.end() || found->is_null()) continue;
+    const std::string where = path + ": row " + std::to_string(++row);
+    const json object = parse_json(text.substr(begin, end - begin), where);
+    json_fields fields{object, where};
+    if (!fields.present(field)) continue;
+    const json found = object[field].is_array() ? object[field] : json::array({object[field]});
     double value = 0;
-    if (found->is_array()) {
-      for (const json& each : *found) value += each.get<double>() / static_cast<double>(found->size());
-    } else {
-      value = found->get<double>();
+    for (const json& each : found) {
+      if (!each.is_number()) fields.refuse(field, object[field], "a number or an array of numbers");
+      value += each.get<double>() / static_cast<double>(found.size());
     }
-    steps += object.at("step").get<double>();
+    steps += fields.number("step");
     sum += value;
     if (++gathered < smooth) continue;
     result.x.push_back(steps / static_cast<double>(gathered));

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+# Sourced by the scripts that run programs: what a refusal looks like, and safetensors files made by hand.
+source "$(dirname "${BASH_SOURCE[0]}")/script.sh"
+export OMP_WAIT_POLICY=passive
+
+needs() {
+  local name
+  for name in "$@"; do [ -x "$DSV3_BIN/$name" ] || skip "$DSV3_BIN/$name is not built"; done
+}
+
+# refuses CODE SENTENCE PROGRAM ARGUMENTS...   ends with CODE, and says "PROGRAM: SENTENCE" and nothing else on standard
+# error. A * in the sentence stands for any text.
+refuses() {
+  local code=$1 sentence=$2 program=$3 found said pattern
+  shift 3
+  said=$(timeout 120 "$DSV3_BIN/$program" "$@" 2>&1 > "$scratch/output")
+  found=$?
+  [ "$found" -eq "$code" ] || fail "$program $* exits with $found, expected $code"
+  pattern="$program: $sentence"
+  pattern=${pattern//\[/\\[}
+  pattern=${pattern//\?/\\?}
+  # shellcheck disable=SC2053
+  [[ $said == $pattern && $said != *$'\n'* ]] || fail "$program $* says: $said
+  expected: $program: $sentence"
+}
+
+# safetensors FILE HEADER DATA_BYTES   the header as it is given, and zeros for data
+safetensors() {
+  local length=${#2} bytes="" i
+  for ((i = 0; i < 8; ++i)); do
+    bytes+=$(printf '\\x%02x' $((length & 255)))
+    length=$((length >> 8))
+  done
+  { printf "$bytes" && printf '%s' "$2" && head -c "$3" /dev/zero; } > "$1"
+}
