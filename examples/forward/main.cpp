@@ -4,6 +4,7 @@
 #include "request.hpp"
 
 #include <support/command_line.hpp>
+#include <support/flag_checks.hpp>
 
 #include <algorithm>
 #include <string>
@@ -25,13 +26,13 @@ int main(int argc, char** argv) {
   app.add_flag("--grad", backward, "also write grad.<name>, the gradient of the loss, for every weight");
   app.add_option("--mtp-weight", asked.mtp_weight,
                  "how much the mean of the MTP losses counts in the gradient")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(support::not_negative())
       ->capture_default_str();
   app.add_option("--precision", precision, "fp32, bf16 or fp64")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp64"}))
+      ->check(support::one_of({"fp32", "bf16", "fp64"}))
       ->capture_default_str();
   app.add_option("--threads", asked.threads, "results depend on it")
-      ->check(CLI::Range(1, 4096))
+      ->check(support::whole_number(1, 4096))
       ->capture_default_str();
   return support::run_program(app, argc, argv, [&] {
     if (backward) asked.wanted = forward::gradients::all;

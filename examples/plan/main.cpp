@@ -3,6 +3,7 @@
 #include "figures.hpp"
 
 #include <support/command_line.hpp>
+#include <support/flag_checks.hpp>
 
 #include <dsv3/model/config_file.hpp>
 #include <dsv3/model/named_config.hpp>
@@ -114,20 +115,20 @@ int main(int argc, char** argv) {
   size->add_option("--config", chosen.config, "a config.json, or a folder with one");
   size->require_option(1);
   app.add_option("--seq", chosen.length, "tokens of a row; 4096, or the model's longest if that is less")
-      ->check(CLI::Range(index_t{1}, index_t{1} << 40));
+      ->check(support::whole_number(1, index_t{1} << 40));
   app.add_option("--context", chosen.context, "cached tokens when decoding; --seq unless given")
-      ->check(CLI::Range(index_t{1}, index_t{1} << 40));
+      ->check(support::whole_number(1, index_t{1} << 40));
   app.add_option("--batch", chosen.step.rows, "rows of a training step")
-      ->check(CLI::Range(index_t{1}, index_t{1} << 30))
+      ->check(support::whole_number(1, index_t{1} << 30))
       ->capture_default_str();
   app.add_option("--precision", chosen.precision, "of training: fp32, bf16 or fp64")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp64"}))
+      ->check(support::one_of({"fp32", "bf16", "fp64"}))
       ->capture_default_str();
   app.add_option("--keep", chosen.kept, "what forward keeps for backward: everything, attention or inputs")
-      ->check(CLI::IsMember({"everything", "attention", "inputs"}))
+      ->check(support::one_of({"everything", "attention", "inputs"}))
       ->capture_default_str();
   app.add_option("--threads", chosen.threads, "threads of a training step; scratch depends on it")
-      ->check(CLI::Range(1, 4096))
+      ->check(support::whole_number(1, 4096))
       ->capture_default_str();
   app.add_flag("--json", chosen.as_json, "one JSON object");
   app.add_flag("--explain", chosen.explain, "the formula beside each figure");

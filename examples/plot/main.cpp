@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // dsv3-plot: one figure of several runs; the curves of one field of their run.jsonl, as SVG.
 #include <support/command_line.hpp>
+#include <support/flag_checks.hpp>
 
 #include <dsv3/io.hpp>
 
@@ -60,7 +61,7 @@ int main(int argc, char** argv) {
   app.add_option("--field", field, "the field to draw; an array is drawn as its mean")->capture_default_str();
   app.add_option("--smooth", smooth, "rows that make one point")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(support::whole_number(1));
   app.add_option("--title", options.title, "above the figure");
   app.add_option("--y-label", options.y_label, "beside the figure; default: the field's name");
   app.add_flag("--log", options.log_y, "logarithmic y axis");

@@ -99,7 +99,7 @@ TEST_CASE("verify finds a planted difference and names it") {
   work(ctx);
   REQUIRE(log.differences.size() == 1);
   CHECK(log.differences[0] == "accumulate.forward: y element 3 is 14.5, the reference has 14");
-  CHECK(y[0] == 11);  // added to once
+  CHECK(y[0] == 11);    // added to once
   CHECK(y[3] == 14.5);  // the backend's result stays
 }
 

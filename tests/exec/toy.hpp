@@ -12,10 +12,14 @@ namespace toy {
 using dsv3::index_t;
 using dsv3::view;
 
-struct host {};                            // has bodies for both operations
-struct child { using parent = host; };     // replaces one of them
-struct grandchild { using parent = child; };
-struct stranger {};                        // has none
+struct host {};  // has bodies for both operations
+struct child {
+  using parent = host;
+};  // replaces one of them
+struct grandchild {
+  using parent = child;
+};
+struct stranger {};  // has none
 
 /// y += factor * x, through a copy in scratch.
 struct accumulate {

@@ -30,7 +30,7 @@ std::string letters(std::size_t count) {
 TEST_CASE("crc32c: published answers") {
   CHECK(crc32c_of("123456789") == 0xE3069283u);
   CHECK(crc32c_of("") == 0u);
-  CHECK(crc32c_of(std::string(32, '\0')) == 0x8A9136AAu);   // RFC 3720, B.4
+  CHECK(crc32c_of(std::string(32, '\0')) == 0x8A9136AAu);    // RFC 3720, B.4
   CHECK(crc32c_of(std::string(32, '\xff')) == 0x62A8AB43u);  // RFC 3720, B.4
 }
 

@@ -89,8 +89,9 @@ TEST_CASE("json: fields are typed, and their errors name the key") {
   CHECK(raised([&] { fields.object("inner").integer("k", positive); }) ==
         "config.json: inner: k is -1, expected a positive integer");
   CHECK(raised([&] { fields.object("n"); }) == "config.json: n: found 3, expected an object");
-  CHECK(raised([&] { json_fields{value["list"], "config.json"}; }) ==
-        "config.json: found [1,2], expected an object");
+  CHECK(raised([&] {
+          json_fields{value["list"], "config.json"};
+        }) == "config.json: found [1,2], expected an object");
 }
 
 TEST_CASE("json: keys that nobody asked for are found, with the nearest that somebody did") {

@@ -151,8 +151,9 @@ TEST_CASE("heat_map: each cell once, coloured by its distance from the neutral v
   CHECK(cells_of(8) == 2);  // twice the mean and more
   CHECK(count_of(svg, "<path") == 3);
   CHECK(attribute(svg, "data-cells") == "0 1 2 1 5 nan");
-  CHECK(raised([&] { heat_map({}, {.x = {1, 2}, .values = {1, 2, 3}, .rows = 2}); }) ==
-        "heat_map: 3 values, expected 2 rows of 2");
+  CHECK(raised([&] {
+          heat_map({}, {.x = {1, 2}, .values = {1, 2, 3}, .rows = 2});
+        }) == "heat_map: 3 values, expected 2 rows of 2");
 }
 
 TEST_CASE("report: one page with a figure of each kind, complete in itself") {

@@ -39,7 +39,8 @@ void check_tensors(const std::string& path, const std::vector<index_t>& elements
   CHECK(folder.verify().message() == "");
 }
 
-const std::string one_byte = support::safetensors_bytes(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1);
+const std::string one_byte =
+    support::safetensors_bytes(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1);
 
 }  // namespace
 
@@ -90,8 +91,9 @@ TEST_CASE("safetensors folder: another stem beside the model") {
 TEST_CASE("safetensors folder: what a reader would mistake is not written beside") {
   const support::temporary_folder folder;
   write_tensors(folder.path(), {3, 5}, 1000);
-  CHECK(raised([&] { write_tensors(folder.path(), {3, 5}, 12); }) ==
-        (folder / "model.safetensors: found, expected a folder without it to write 2 shards into"));
+  CHECK(raised([&] {
+          write_tensors(folder.path(), {3, 5}, 12);
+        }) == (folder / "model.safetensors: found, expected a folder without it to write 2 shards into"));
   CHECK(folder.names() == std::vector<std::string>{"model.safetensors"});
   write_tensors(folder.path(), {4}, 1000);  // one file replaces one file
   check_tensors(folder.path(), {4});
@@ -116,7 +118,8 @@ TEST_CASE("safetensors folder: an index that lies") {
   CHECK(open("{}") == index + ": weight_map is missing, expected an object");
   CHECK(open(R"({"weight_map":[]})") == index + ": weight_map: found [], expected an object");
   CHECK(open(R"({"weight_map":{"a":1}})") == index + ": weight_map: a is 1, expected a string");
-  CHECK(open(R"({"weight_map":{"a":"s.safetensors","a":"s.safetensors"}})").find("found twice") != std::string::npos);
+  CHECK(open(R"({"weight_map":{"a":"s.safetensors","a":"s.safetensors"}})").find("found twice") !=
+        std::string::npos);
   CHECK(open(R"({"weight_map":{"a":"gone.safetensors"}})") ==
         (folder / "gone.safetensors: shard is missing, the index names it"));
   for (const char* name :
@@ -125,7 +128,8 @@ TEST_CASE("safetensors folder: an index that lies") {
     CHECK(open(std::string(R"({"weight_map":{"a":")") + name + "\"}}") ==
           index + ": weight_map: a is \"" + name + "\", expected the name of a file in the same folder");
   }
-  CHECK(open(R"({"weight_map":{"a":"s.safetensors\u0000x"}})").ends_with("expected the name of a file in the same folder"));
+  CHECK(open(R"({"weight_map":{"a":"s.safetensors\u0000x"}})")
+            .ends_with("expected the name of a file in the same folder"));
 }
 
 TEST_CASE("safetensors folder: a tensor that is not where the index says") {
@@ -164,8 +168,9 @@ TEST_CASE("safetensors folder: misuse of the writer") {
   writer.declare("a", dtype::u8, {1});
   CHECK(raised([&] { writer.declare("a", dtype::u8, {1}); }) == folder.path() + ": tensor a declared twice");
   const std::uint8_t byte = 1;
-  CHECK(raised([&] { writer.append("b", view<const std::uint8_t, 1>{&byte, 1}); }) ==
-        folder.path() + ": tensor b was not declared");
+  CHECK(raised([&] {
+          writer.append("b", view<const std::uint8_t, 1>{&byte, 1});
+        }) == folder.path() + ": tensor b was not declared");
   CHECK(raised([&] { writer.declare("c", dtype::u8, {1}); }) ==
         folder.path() + ": tensor c declared after the first data, expected all declarations before");
   CHECK(raised([&] { writer.commit(); }) ==

@@ -71,11 +71,14 @@ TEST_CASE("tensorboard_log: version first, then scalars as TensorBoard's message
   CHECK(folder.names()[0].find("." + std::to_string(::getpid())) != std::string::npos);
   const std::vector<std::string> records = records_of(log.path());
   REQUIRE(records.size() == 2);
-  CHECK(after_time(records[0]) == std::string("\x10\x00\x1a\x0d" "brain.Event:2", 17));
+  CHECK(after_time(records[0]) == std::string("\x10\x00\x1a\x0d"
+                                              "brain.Event:2",
+                                              17));
   // step 300 = 0xAC 0x02; summary of two values: tag, then simple_value as a 32-bit float
   CHECK(after_time(records[1]) == std::string("\x10\xac\x02\x2a\x1b"
                                               "\x0a\x0e\x0a\x07loss/ce\x15\x00\x00\xc0\x3f"
-                                              "\x0a\x09\x0a\x02lr\x15\x00\x00\x80\x3e", 32));
+                                              "\x0a\x09\x0a\x02lr\x15\x00\x00\x80\x3e",
+                                              32));
 }
 
 TEST_CASE("tensorboard_log: a run that goes on says from where") {
@@ -88,6 +91,7 @@ TEST_CASE("tensorboard_log: a run that goes on says from where") {
 }
 
 TEST_CASE("tensorboard_log: a folder that does not exist is named") {
-  CHECK(support::raised([] { tensorboard_log{"/nonexistent/folder"}; })
-            .starts_with("/nonexistent/folder/events.out.tfevents."));
+  CHECK(support::raised([] {
+          tensorboard_log{"/nonexistent/folder"};
+        }).starts_with("/nonexistent/folder/events.out.tfevents."));
 }

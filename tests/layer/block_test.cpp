@@ -12,10 +12,20 @@ using L = compact_layout;
 namespace {
 
 block_config config(feed_forward kind) {
-  block_config c{.attention = {.hidden = 6, .heads = 2, .qk_nope = 3, .qk_rope = 2, .v_dim = 4, .kv_rank = 5,
-                               .q_rank = 4, .rope = {.theta = 50}},
-                 .kind = kind, .dense = {}, .experts = {}, .epsilon = 1e-5};
-  if (kind == feed_forward::dense) c.dense = {6, 7};
+  block_config c{.attention = {.hidden = 6,
+                               .heads = 2,
+                               .qk_nope = 3,
+                               .qk_rope = 2,
+                               .v_dim = 4,
+                               .kv_rank = 5,
+                               .q_rank = 4,
+                               .rope = {.theta = 50}},
+                 .kind = kind,
+                 .dense = {},
+                 .experts = {},
+                 .epsilon = 1e-5};
+  if (kind == feed_forward::dense)
+    c.dense = {6, 7};
   else
     c.experts = {
         .router = {.hidden = 6, .experts = 4, .top_k = 2, .groups = 2, .kept_groups = 1, .scale = 1.5},
@@ -35,7 +45,8 @@ struct fixture {
   double balance_loss = 0;
 
   explicit fixture(feed_forward kind)
-      : layer{config(kind)}, batch(ctx, memory, config(kind).attention.rope, 2, {4, 3}),
+      : layer{config(kind)},
+        batch(ctx, memory, config(kind).attention.rope, 2, {4, 3}),
         weights(memory, layer.config) {
     support::fill_random(weights, 31);
     x = support::random_values(batch.tokens() * 6, 1);
@@ -45,21 +56,28 @@ struct fixture {
   }
   view<double, 2> rows(std::vector<double>& v) { return view{v.data(), batch.tokens(), 6}; }
   block<P, L>::batch_args batch_args() {
-    return {.sequence = batch.sequence(), .rope = batch.rope, .bias = view{bias.data(), 4},
+    return {.sequence = batch.sequence(),
+            .rope = batch.rope,
+            .bias = view{bias.data(), 4},
             .balance = {.coefficient = 0.21}};
   }
   void forward(block_saved<P>* saved, view<std::int64_t, 1> counts = {}) {
     balance_loss = 0;
-    layer.forward(ctx, {.x = rows(x), .weights = weights, .batch = batch_args(), .y = rows(y),
-                        .balance_loss = view{&balance_loss, 1}, .load = counts, .saved = saved});
+    layer.forward(ctx, {.x = rows(x),
+                        .weights = weights,
+                        .batch = batch_args(),
+                        .y = rows(y),
+                        .balance_loss = view{&balance_loss, 1},
+                        .load = counts,
+                        .saved = saved});
   }
   double loss() {
     forward(nullptr);
     return std::inner_product(y.begin(), y.end(), probe.begin(), balance_loss);
   }
   owned<block_saved<P>> save(keep kept) {
-    owned<block_saved<P>> saved{
-        memory, layer.activation_config(batch.tokens(), batch.sequence().sequences(), kept)};
+    owned<block_saved<P>> saved{memory,
+                                layer.activation_config(batch.tokens(), batch.sequence().sequences(), kept)};
     support::poison_fields(saved);
     forward(&saved);
     return saved;
@@ -83,10 +101,20 @@ struct fixture {
   owned<block_gradients<P>> gradients_by_halves(const block_saved<P>& saved) {
     auto result = blank();
     owned<block_deltas<P>> deltas{memory, saved.config};
-    layer.backward_data(ctx, {.dy = rows(probe), .x = rows(x), .weights = weights, .batch = batch_args(),
-                              .saved = saved, .dx = rows(dx), .deltas = deltas});
-    layer.backward_weights(ctx, {.dy = rows(probe), .x = rows(x), .weights = weights, .batch = batch_args(),
-                                 .saved = saved, .deltas = deltas, .gradients = result});
+    layer.backward_data(ctx, {.dy = rows(probe),
+                              .x = rows(x),
+                              .weights = weights,
+                              .batch = batch_args(),
+                              .saved = saved,
+                              .dx = rows(dx),
+                              .deltas = deltas});
+    layer.backward_weights(ctx, {.dy = rows(probe),
+                                 .x = rows(x),
+                                 .weights = weights,
+                                 .batch = batch_args(),
+                                 .saved = saved,
+                                 .deltas = deltas,
+                                 .gradients = result});
     return result;
   }
 };

@@ -23,16 +23,24 @@ struct fixture {
   fixture(index_t chunk, keep k) : layer{chunk}, kept(k) {}
   double loss(head_saved<P>* keeps, view<double, 2> logits = {}) {
     double sum = 0;
-    layer.forward(ctx, {.x = view{x.data(), tokens, hidden}, .w = view{w.data(), vocab, hidden},
-                        .targets = view{targets.data(), tokens}, .scale = 0.2, .loss = view{&sum, 1},
-                        .logits = logits, .saved = keeps});
+    layer.forward(ctx, {.x = view{x.data(), tokens, hidden},
+                        .w = view{w.data(), vocab, hidden},
+                        .targets = view{targets.data(), tokens},
+                        .scale = 0.2,
+                        .loss = view{&sum, 1},
+                        .logits = logits,
+                        .saved = keeps});
     return sum;
   }
   void backward() {
     loss(&saved);
-    layer.backward(ctx, {.x = view{x.data(), tokens, hidden}, .w = view{w.data(), vocab, hidden},
-                         .targets = view{targets.data(), tokens}, .scale = 0.2, .saved = saved,
-                         .dx = view{dx.data(), tokens, hidden}, .dw = view{dw.data(), vocab, hidden}});
+    layer.backward(ctx, {.x = view{x.data(), tokens, hidden},
+                         .w = view{w.data(), vocab, hidden},
+                         .targets = view{targets.data(), tokens},
+                         .scale = 0.2,
+                         .saved = saved,
+                         .dx = view{dx.data(), tokens, hidden},
+                         .dw = view{dw.data(), vocab, hidden}});
   }
 };
 

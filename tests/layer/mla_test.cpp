@@ -60,8 +60,12 @@ struct fixture {
     return view{values.data(), batch.tokens(), layer.config.hidden};
   }
   void forward(mla_saved<P>* saved) {
-    layer.forward(ctx, {.x = rows(x), .weights = weights, .sequence = batch.sequence(), .rope = batch.rope,
-                        .y = rows(y), .saved = saved});
+    layer.forward(ctx, {.x = rows(x),
+                        .weights = weights,
+                        .sequence = batch.sequence(),
+                        .rope = batch.rope,
+                        .y = rows(y),
+                        .saved = saved});
   }
   double loss() {
     forward(nullptr);
@@ -81,8 +85,14 @@ struct fixture {
     return gradients;
   }
   void backward(const mla_saved<P>& saved, mla_gradients<P>& gradients) {
-    layer.backward(ctx, {.dy = rows(probe), .x = rows(x), .weights = weights, .sequence = batch.sequence(),
-                         .rope = batch.rope, .saved = saved, .dx = rows(dx), .gradients = gradients});
+    layer.backward(ctx, {.dy = rows(probe),
+                         .x = rows(x),
+                         .weights = weights,
+                         .sequence = batch.sequence(),
+                         .rope = batch.rope,
+                         .saved = saved,
+                         .dx = rows(dx),
+                         .gradients = gradients});
   }
 };
 
@@ -128,8 +138,12 @@ TEST_CASE("the halves together are the whole; weight gradients are added to, act
                                     .saved = saved,
                                     .dx = f.rows(f.dx),
                                     .deltas = deltas});
-      f.layer.backward_weights(f.ctx, {.dy = f.rows(f.probe), .x = f.rows(f.x), .weights = f.weights,
-                                       .saved = saved, .deltas = deltas, .gradients = halves});
+      f.layer.backward_weights(f.ctx, {.dy = f.rows(f.probe),
+                                       .x = f.rows(f.x),
+                                       .weights = f.weights,
+                                       .saved = saved,
+                                       .deltas = deltas,
+                                       .gradients = halves});
       CHECK(f.dx == dx);
       CHECK(support::same_bits(whole, halves));
       f.backward(saved, whole);
@@ -160,11 +174,19 @@ TEST_CASE("scratch is exactly what measure says") {
   const auto saved = f.save(keep::attention);
   auto gradients = f.blank_gradients();
   const auto work = [&](auto& ctx) {
-    f.layer.forward(ctx, {.x = f.rows(f.x), .weights = f.weights, .sequence = f.batch.sequence(),
-                          .rope = f.batch.rope, .y = f.rows(f.y)});
-    f.layer.backward(ctx, {.dy = f.rows(f.probe), .x = f.rows(f.x), .weights = f.weights,
-                           .sequence = f.batch.sequence(), .rope = f.batch.rope, .saved = saved,
-                           .dx = f.rows(f.dx), .gradients = gradients});
+    f.layer.forward(ctx, {.x = f.rows(f.x),
+                          .weights = f.weights,
+                          .sequence = f.batch.sequence(),
+                          .rope = f.batch.rope,
+                          .y = f.rows(f.y)});
+    f.layer.backward(ctx, {.dy = f.rows(f.probe),
+                           .x = f.rows(f.x),
+                           .weights = f.weights,
+                           .sequence = f.batch.sequence(),
+                           .rope = f.batch.rope,
+                           .saved = saved,
+                           .dx = f.rows(f.dx),
+                           .gradients = gradients});
   };
   const std::size_t bytes = measure(f.ctx, work);
   cpu_context<> exact{.threads = 2, .scratch = scratch_arena{f.memory, bytes}};

@@ -37,7 +37,11 @@ struct fixture {
     layer.forward(ctx, {.x = rows(x), .weights = weights, .y = rows(y), .saved = &saved});
     owned<mlp_gradients<P>> result{memory, layer.config};
     support::zero_fields(result);
-    layer.backward(ctx, {.dy = rows(probe), .x = rows(x), .weights = weights, .saved = saved, .dx = rows(dx),
+    layer.backward(ctx, {.dy = rows(probe),
+                         .x = rows(x),
+                         .weights = weights,
+                         .saved = saved,
+                         .dx = rows(dx),
                          .gradients = result});
     return result;
   }

@@ -12,9 +12,15 @@ namespace {
 
 moe_config config(index_t experts, index_t top_k, index_t groups, index_t kept, index_t shared,
                   gate_norm normalise = gate_norm::sum_to_one) {
-  return {.router = {.hidden = 6, .experts = experts, .top_k = top_k, .groups = groups, .kept_groups = kept,
-                     .normalise = normalise, .scale = 2.5},
-          .inner = 5, .shared_experts = shared};
+  return {.router = {.hidden = 6,
+                     .experts = experts,
+                     .top_k = top_k,
+                     .groups = groups,
+                     .kept_groups = kept,
+                     .normalise = normalise,
+                     .scale = 2.5},
+          .inner = 5,
+          .shared_experts = shared};
 }
 
 template <class L>
@@ -69,8 +75,14 @@ struct fixture {
   owned<moe_gradients<P>> gradients(const moe_saved<P>& saved) {
     owned<moe_gradients<P>> result{memory, layer.config};
     support::zero_fields(result);
-    layer.backward(ctx, {.dy = rows(probe), .x = rows(x), .weights = weights, .sequence = batch.sequence(),
-                         .balance = balance, .saved = saved, .dx = rows(dx), .gradients = result});
+    layer.backward(ctx, {.dy = rows(probe),
+                         .x = rows(x),
+                         .weights = weights,
+                         .sequence = batch.sequence(),
+                         .balance = balance,
+                         .saved = saved,
+                         .dx = rows(dx),
+                         .gradients = result});
     return result;
   }
 };

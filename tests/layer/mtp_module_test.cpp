@@ -15,9 +15,16 @@ constexpr index_t hidden = 6, vocab = 9;
 
 struct fixture {
   mtp_module<P, L> layer{
-      {.attention = {.hidden = hidden, .heads = 2, .qk_nope = 3, .qk_rope = 2, .v_dim = 4, .kv_rank = 5,
-                     .q_rank = 4, .rope = {.theta = 50}},
-       .kind = feed_forward::experts, .dense = {},
+      {.attention = {.hidden = hidden,
+                     .heads = 2,
+                     .qk_nope = 3,
+                     .qk_rope = 2,
+                     .v_dim = 4,
+                     .kv_rank = 5,
+                     .q_rank = 4,
+                     .rope = {.theta = 50}},
+       .kind = feed_forward::experts,
+       .dense = {},
        .experts = {.router = {.hidden = hidden, .experts = 4, .top_k = 2}, .inner = 3, .shared_experts = 1}}};
   host_memory memory;
   cpu_context<> ctx{.threads = 2, .scratch = scratch_arena{memory, std::size_t{1} << 22}};
@@ -34,7 +41,9 @@ struct fixture {
   fixture() { support::fill_random(weights, 51); }
   view<double, 2> rows(std::vector<double>& v) { return view{v.data(), 7, hidden}; }
   mtp_module<P, L>::batch_args batch_args() {
-    return {.sequence = batch.sequence(), .rope = batch.rope, .bias = view{bias.data(), 4},
+    return {.sequence = batch.sequence(),
+            .rope = batch.rope,
+            .bias = view{bias.data(), 4},
             .balance = {.coefficient = 0.2}};
   }
   owned<mtp_saved<P>> save(keep kept) {
@@ -72,9 +81,15 @@ TEST_CASE("gradients equal central differences, embedding and previous depth inc
   fixture f;
   const auto saved = f.save(keep::everything);
   auto gradients = f.blank();
-  f.layer.backward(f.ctx, {.d_normed = f.rows(f.on_normed), .dy = f.rows(f.on_y), .h = f.rows(f.h),
-                           .ids = view{f.ids.data(), 7}, .weights = f.weights, .batch = f.batch_args(),
-                           .saved = saved, .dh = f.rows(f.dh), .gradients = gradients,
+  f.layer.backward(f.ctx, {.d_normed = f.rows(f.on_normed),
+                           .dy = f.rows(f.on_y),
+                           .h = f.rows(f.h),
+                           .ids = view{f.ids.data(), 7},
+                           .weights = f.weights,
+                           .batch = f.batch_args(),
+                           .saved = saved,
+                           .dh = f.rows(f.dh),
+                           .gradients = gradients,
                            .d_embedding = view{f.dtable.data(), vocab, hidden}});
   support::check_slopes("h", f.h.data(), f.dh.data(), 7 * hidden, 42, [&] { return f.loss(); });
   support::check_slopes("table", f.table.data(), f.dtable.data(), vocab * hidden, 54,
@@ -87,16 +102,27 @@ TEST_CASE("the halves together are the whole, under every keep policy") {
   for (keep kept : {keep::everything, keep::attention, keep::inputs}) {
     const auto saved = f.save(kept);
     auto whole = f.blank();
-    f.layer.backward(f.ctx, {.d_normed = f.rows(f.on_normed), .dy = f.rows(f.on_y), .h = f.rows(f.h),
-                             .ids = view{f.ids.data(), 7}, .weights = f.weights, .batch = f.batch_args(),
-                             .saved = saved, .dh = f.rows(f.dh), .gradients = whole,
+    f.layer.backward(f.ctx, {.d_normed = f.rows(f.on_normed),
+                             .dy = f.rows(f.on_y),
+                             .h = f.rows(f.h),
+                             .ids = view{f.ids.data(), 7},
+                             .weights = f.weights,
+                             .batch = f.batch_args(),
+                             .saved = saved,
+                             .dh = f.rows(f.dh),
+                             .gradients = whole,
                              .d_embedding = view{f.dtable.data(), vocab, hidden}});
     const auto dh = f.dh, dtable = f.dtable;
     auto halves = f.blank();
     owned<mtp_deltas<P>> deltas{f.memory, saved.config};
-    f.layer.backward_data(f.ctx, {.d_normed = f.rows(f.on_normed), .dy = f.rows(f.on_y), .h = f.rows(f.h),
-                                  .weights = f.weights, .batch = f.batch_args(), .saved = saved,
-                                  .dh = f.rows(f.dh), .deltas = deltas});
+    f.layer.backward_data(f.ctx, {.d_normed = f.rows(f.on_normed),
+                                  .dy = f.rows(f.on_y),
+                                  .h = f.rows(f.h),
+                                  .weights = f.weights,
+                                  .batch = f.batch_args(),
+                                  .saved = saved,
+                                  .dh = f.rows(f.dh),
+                                  .deltas = deltas});
     f.layer.backward_weights(f.ctx, {.d_normed = f.rows(f.on_normed),
                                      .h = f.rows(f.h),
                                      .ids = view{f.ids.data(), 7},

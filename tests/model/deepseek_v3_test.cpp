@@ -12,10 +12,27 @@ using L = compact_layout;
 namespace {
 
 model_config small(index_t q_rank, index_t depth, mtp_input reads = mtp_input::post_final_norm) {
-  return {.vocab = 11, .hidden = 8, .layers = 3, .dense_layers = 1, .mtp_depth = depth, .dense_inner = 9,
-          .heads = 2, .q_rank = q_rank, .kv_rank = 4, .qk_nope = 3, .qk_rope = 2, .v_dim = 3,
-          .expert_inner = 5, .experts = 6, .shared_experts = 1, .top_k = 2, .groups = 3, .kept_groups = 2,
-          .routed_scale = 1.7, .rope = {.theta = 100, .factor = 2, .original_length = 4}, .max_positions = 16,
+  return {.vocab = 11,
+          .hidden = 8,
+          .layers = 3,
+          .dense_layers = 1,
+          .mtp_depth = depth,
+          .dense_inner = 9,
+          .heads = 2,
+          .q_rank = q_rank,
+          .kv_rank = 4,
+          .qk_nope = 3,
+          .qk_rope = 2,
+          .v_dim = 3,
+          .expert_inner = 5,
+          .experts = 6,
+          .shared_experts = 1,
+          .top_k = 2,
+          .groups = 3,
+          .kept_groups = 2,
+          .routed_scale = 1.7,
+          .rope = {.theta = 100, .factor = 2, .original_length = 4},
+          .max_positions = 16,
           .mtp_reads = reads};
 }
 
@@ -34,9 +51,12 @@ struct fixture {
   double mtp_weight = 0.6;
 
   fixture(const model_config& c, index_t r, index_t l)
-      : model{c, 3}, rows(r), length(l),
+      : model{c, 3},
+        rows(r),
+        length(l),
         packed(ctx, memory, c.rope, c.qk_rope, std::vector<index_t>(static_cast<std::size_t>(r), l)),
-        weights(memory, c), routing(memory, c) {
+        weights(memory, c),
+        routing(memory, c) {
     require(c.check());
     support::fill_random(weights, 41);
     support::zero_fields(routing);
@@ -81,8 +101,14 @@ struct fixture {
     const auto saved = save(kept);
     owned<model_gradients<P>> result{memory, model.config};
     support::zero_fields(result);
-    model.backward(ctx, {.batch = batch, .weights = weights, .bias = routing.bias, .rope = packed.rope,
-                         .balance = balance, .mtp_weight = mtp_weight, .saved = saved, .gradients = result});
+    model.backward(ctx, {.batch = batch,
+                         .weights = weights,
+                         .bias = routing.bias,
+                         .rope = packed.rope,
+                         .balance = balance,
+                         .mtp_weight = mtp_weight,
+                         .saved = saved,
+                         .gradients = result});
     return result;
   }
 };
@@ -113,7 +139,8 @@ TEST_CASE("every keep policy gives the same gradients and counts the same load")
         },
         gradients, expected);
     std::size_t at = 0;
-    support::each_value(f.routing.load, [&](std::int64_t& n) { CHECK(n == load[at++]);
+    support::each_value(f.routing.load, [&](std::int64_t& n) {
+      CHECK(n == load[at++]);
       n = 0;
     });
   }
@@ -191,8 +218,12 @@ TEST_CASE("a tracing context names every operation") {
   cpu_context<backend::trace<backend::cpu>> ctx{
       .threads = 1, .scratch = scratch_arena{f.memory, std::size_t{1} << 22}, .state = {&log}};
   owned<model_saved<P>> saved{f.memory, f.model.activation_config(1, 4, 1, keep::everything)};
-  f.model.forward(ctx, {.batch = f.batch, .weights = f.weights, .bias = f.routing.bias, .rope = f.packed.rope,
-                        .losses = view{f.losses.data(), f.losses.size()}, .saved = saved});
+  f.model.forward(ctx, {.batch = f.batch,
+                        .weights = f.weights,
+                        .bias = f.routing.bias,
+                        .rope = f.packed.rope,
+                        .losses = view{f.losses.data(), f.losses.size()},
+                        .saved = saved});
   index_t attention = 0;
   for (const trace_entry& entry : log.entries)
     attention += std::string(entry.name) == "mla_attention.forward";

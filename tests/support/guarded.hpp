@@ -18,8 +18,10 @@ using dsv3::index_t;
 
 template <class T>
 T poison() {
-  if constexpr (std::is_integral_v<T>) return std::numeric_limits<T>::min() / 3;
-  else return T(std::numeric_limits<float>::quiet_NaN());
+  if constexpr (std::is_integral_v<T>)
+    return std::numeric_limits<T>::min() / 3;
+  else
+    return T(std::numeric_limits<float>::quiet_NaN());
 }
 
 /// Owns [rows.., columns] elements whose rows lie `gap` elements further apart than they need to. Everything
@@ -28,8 +30,7 @@ template <class T, int Rank = 2>
 class guarded {
  public:
   template <class... Extent>
-  explicit guarded(index_t gap, Extent... extents)
-      : extents_{static_cast<index_t>(extents)...} {
+  explicit guarded(index_t gap, Extent... extents) : extents_{static_cast<index_t>(extents)...} {
     index_t stride = extents_[Rank - 1] + gap;
     strides_[Rank - 1] = 1;
     for (int axis = Rank - 2; axis >= 0; --axis) strides_[axis] = stride, stride *= extents_[axis];
@@ -86,8 +87,10 @@ class guarded {
   template <class V, class Visit>
   static void each(V v, Visit&& visit) {
     for (index_t i = 0; i < v.extent(0); ++i) {
-      if constexpr (V::rank == 1) visit(v(i));
-      else each(v[i], visit);
+      if constexpr (V::rank == 1)
+        visit(v(i));
+      else
+        each(v[i], visit);
     }
   }
 

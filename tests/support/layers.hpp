@@ -68,11 +68,9 @@ void poison_fields(Bundle& bundle) {
 
 template <class Bundle>
 void zero_fields(Bundle& bundle) {
-  dsv3::for_each_field(
-      [](const std::string&, const shape&, auto& field) {
-        each_value(field, [](auto& value) { value = {}; });
-      },
-      bundle);
+  dsv3::for_each_field([](const std::string&, const shape&,
+                          auto& field) { each_value(field, [](auto& value) { value = {}; }); },
+                       bundle);
 }
 
 /// True when two bundles of one table hold the same bits.
@@ -142,11 +140,9 @@ void check_slopes(const std::string& name, double* numbers, const double* slopes
 /// The same for every field of a bundle.
 template <class Weights, class Gradients, class Loss>
 void check_bundle_slopes(Weights& weights, Gradients& gradients, index_t samples, Loss&& loss) {
-  dsv3::for_each_field(
-      [&](const std::string& name, const shape& s, auto& w, auto& g) {
-        check_slopes(name, w.data(), g.data(), s.elements(), samples, loss);
-      },
-      weights, gradients);
+  dsv3::for_each_field([&](const std::string& name, const shape& s, auto& w,
+                           auto& g) { check_slopes(name, w.data(), g.data(), s.elements(), samples, loss); },
+                       weights, gradients);
 }
 
 }  // namespace support

@@ -49,8 +49,8 @@ TEST_CASE("a scaled view has one scale for a tile, those at the edges too") {
   std::vector<dsv3::bf16> values(3 * 5, dsv3::bf16(1.0f));
   float scales[] = {1, 2, 3, 4, 5, 6};
   using tile = dsv3::tile<2, 2>;
-  const dsv3::scaled_view<dsv3::bf16, tile> row_scales{
-      view{values.data(), 3, 5}, view<float, 2, dsv3::strided>{scales, 2, 3}};
+  const dsv3::scaled_view<dsv3::bf16, tile> row_scales{view{values.data(), 3, 5},
+                                                       view<float, 2, dsv3::strided>{scales, 2, 3}};
   CHECK(row_scales.scale_of(0, 0) == 1);
   CHECK(row_scales.scale_of(1, 3) == 2);
   CHECK(row_scales.scale_of(2, 4) == 6);

@@ -20,8 +20,15 @@ struct tensors {
   support::tensor<gradient<P>, 1> dgain;
 
   explicit tensors(const support::model_sizes& m)
-      : x(m.tokens, m.hidden), residual(m.tokens, m.hidden), sum(m.tokens, m.hidden), y(m.tokens, m.hidden),
-        dy(m.tokens, m.hidden), dx(m.tokens, m.hidden), gain(m.hidden), rstd(m.tokens), dgain(m.hidden) {
+      : x(m.tokens, m.hidden),
+        residual(m.tokens, m.hidden),
+        sum(m.tokens, m.hidden),
+        y(m.tokens, m.hidden),
+        dy(m.tokens, m.hidden),
+        dx(m.tokens, m.hidden),
+        gain(m.hidden),
+        rstd(m.tokens),
+        dgain(m.hidden) {
     x.normal(1), residual.normal(2), dy.normal(3), gain.normal(4);
   }
 };
@@ -44,8 +51,13 @@ void backward(benchmark::State& state) {
   t.rstd.fill(1);
   cpu_context<> ctx{.threads = threads};
   for (auto _ : state)
-    op::rms_norm<P>::backward(ctx, {.dy = t.dy, .x = t.x, .gain = t.gain, .rstd = t.rstd, .dx = t.dx,
-                                    .dgain = t.dgain, .d_residual = t.residual});
+    op::rms_norm<P>::backward(ctx, {.dy = t.dy,
+                                    .x = t.x,
+                                    .gain = t.gain,
+                                    .rstd = t.rstd,
+                                    .dx = t.dx,
+                                    .dgain = t.dgain,
+                                    .d_residual = t.residual});
   support::count_bytes(state, 6.0 * t.x.bytes(), threads);  // dy, x, d_residual, dx; again dy and x for dgain
 }
 

@@ -36,8 +36,15 @@ void step(benchmark::State& state) {
   cpu_context<> ctx{.threads = threads};
   index_t count = 0;
   for (auto _ : state)
-    op::adamw<P>::step(ctx, {.g = t.g, .scale = t.scale, .p = t.p, .w = t.w, .m = t.m, .v = t.v,
-                             .config = {}, .learning_rate = 1e-4, .step = ++count});
+    op::adamw<P>::step(ctx, {.g = t.g,
+                             .scale = t.scale,
+                             .p = t.p,
+                             .w = t.w,
+                             .m = t.m,
+                             .v = t.v,
+                             .config = {},
+                             .learning_rate = 1e-4,
+                             .step = ++count});
   support::count_bytes(state, t.bytes(), threads);
 }
 

@@ -42,9 +42,24 @@ class [[nodiscard]] status {
 #endif
 }
 
+/// The only place that catches: what `act` raises, as an answer. With DSV3_NO_EXCEPTIONS nothing comes back.
+template <class Act>
+status attempt(Act&& act) {
+#if defined(DSV3_NO_EXCEPTIONS)
+  act();
+#else
+  try {
+    act();
+  } catch (const error& failure) {
+    return status{failure.what()};
+  }
+#endif
+  return {};
+}
+
 /// Turns a bad status into `dsv3::error`.
 inline void require(const status& answer) {
   if (!answer.good()) raise(answer.message());
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

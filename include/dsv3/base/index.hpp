@@ -26,4 +26,4 @@ DSV3_HOST_DEVICE constexpr index_range split_range(index_t count, index_t part, 
   return {count * part / parts, count * (part + 1) / parts};
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

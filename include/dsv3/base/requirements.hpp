@@ -50,4 +50,4 @@ class requirements {
   std::string message_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -33,6 +33,8 @@ concept communicates = requires(const Communicator& comm, Ctx& ctx, view<T, 1> d
 };
 
 template <class Communicator>
-concept communicator = communicates<Communicator, cpu_context<>, float>;
+concept communicator = communicates < Communicator,
+        cpu_context<>,
+float > ;
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

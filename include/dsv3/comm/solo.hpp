@@ -59,4 +59,4 @@ class solo {
 
 static_assert(communicator<solo>);
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

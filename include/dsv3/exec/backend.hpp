@@ -14,10 +14,12 @@ struct cuda {};
 }  // namespace backend
 
 template <class B>
-concept has_parent = requires { typename B::parent; };
+concept has_parent = requires {
+  typename B::parent;
+};
 
 /// What a context carries for its backend besides stream and scratch; decorators specialise it.
 template <class Backend>
 struct backend_state {};
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

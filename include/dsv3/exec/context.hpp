@@ -40,4 +40,4 @@ struct cpu_context {
 template <class Backend>
 void synchronize(cpu_context<Backend>&) {}
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

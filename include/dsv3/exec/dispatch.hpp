@@ -24,7 +24,9 @@ template <class Op, class Backend>
 struct implementation;
 
 template <class Op, class Backend>
-concept implements = requires { sizeof(implementation<Op, Backend>); };
+concept implements = requires {
+  sizeof(implementation<Op, Backend>);
+};
 
 /// The body found by walking from a backend to its parents; `type` is void where there is none.
 template <class Op, class Backend>
@@ -54,4 +56,4 @@ void invoke(Ctx& ctx, const Args& args) {
   }
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

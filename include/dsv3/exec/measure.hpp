@@ -36,4 +36,4 @@ std::size_t measure(const Ctx& ctx, Work&& work) {
   return probe.scratch.peak();
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

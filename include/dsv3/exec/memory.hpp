@@ -30,7 +30,8 @@ class memory_resource {
     if (bytes == 0) return nullptr;
     void* block = obtain(bytes);
     const std::size_t used = in_use_ += bytes;
-    for (std::size_t seen = peak_; seen < used && !peak_.compare_exchange_weak(seen, used);) {}
+    for (std::size_t seen = peak_; seen < used && !peak_.compare_exchange_weak(seen, used);) {
+    }
     return block;
   }
   void deallocate(void* block, std::size_t bytes) noexcept {
@@ -111,4 +112,4 @@ struct owned : Bundle {
   memory_block block_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -58,7 +58,7 @@ class random_stream {
   DSV3_HOST_DEVICE std::uint64_t below(std::uint64_t bound, std::uint64_t counter) const {
     const words w = at(counter);
     const std::uint64_t bits = (std::uint64_t{w.value[0]} << 32) | w.value[1];
-return high_product(bits, bound);
+    return high_product(bits, bound);
   }
 
  private:
@@ -82,4 +82,4 @@ return high_product(bits, bound);
   std::uint64_t seed_, stream_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -86,4 +86,4 @@ class scratch_frame {
   std::size_t mark_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

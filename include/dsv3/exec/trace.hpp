@@ -60,4 +60,4 @@ struct implementation<Op, backend::trace<B>> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -126,4 +126,4 @@ struct implementation<Op, backend::verify<B, Reference>> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

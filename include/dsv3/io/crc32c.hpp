@@ -111,4 +111,4 @@ inline std::uint32_t crc32c_join(std::uint32_t a, std::uint32_t b, std::uint64_t
   return detail::crc32c_multiply(shift, a) ^ b;
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

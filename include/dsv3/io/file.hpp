@@ -261,4 +261,4 @@ inline void write_file(const std::string& path, std::string_view text) {
   file.commit();
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

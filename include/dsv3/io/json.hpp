@@ -272,4 +272,4 @@ class json_fields {
   std::set<std::string> asked_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -91,4 +91,4 @@ class json_row {
   std::string fields_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

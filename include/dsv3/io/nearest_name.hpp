@@ -39,4 +39,4 @@ std::string_view nearest_name(std::string_view name, const Names& names) {
   return nearest;
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

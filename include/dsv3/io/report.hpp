@@ -272,4 +272,4 @@ inline void write_report(const std::string& html_path, const std::string& log_pa
   write_file(html_path, page + std::string(report_tail));
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

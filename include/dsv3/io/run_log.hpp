@@ -51,4 +51,4 @@ class jsonl_log {
   growing_file file_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

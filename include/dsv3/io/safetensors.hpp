@@ -196,4 +196,4 @@ class safetensors_folder_writer {
   std::vector<written_file> files_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -318,4 +318,4 @@ inline std::string heat_map(const plot_options& options, const heat_map_data& ma
          "\"></desc>\n</svg>\n";
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -136,4 +136,4 @@ class tensorboard_log {
   growing_file file_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -64,4 +64,4 @@ struct bf16 {
 static_assert(std::is_trivially_copyable_v<bf16>);
 static_assert(sizeof(bf16) == 2 && alignof(bf16) == 2);
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

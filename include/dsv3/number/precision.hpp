@@ -51,6 +51,7 @@ struct bf16_mixed {
 };
 
 // One concept per role, so that a policy without it is refused by the role's name.
+// clang-format off
 template <class P> concept names_activation = requires { typename P::activation; };
 template <class P> concept names_weight = requires { typename P::weight; };
 template <class P> concept names_master = requires { typename P::master; };
@@ -58,17 +59,20 @@ template <class P> concept names_gradient = requires { typename P::gradient; };
 template <class P> concept names_moment = requires { typename P::moment; };
 template <class P> concept names_accumulator = requires { typename P::accumulator; };
 template <class P> concept names_operand = requires { typename P::operand; };
+// clang-format on
 
 /// A policy that names all seven roles. Derive from a named policy and replace one role to make your own.
 template <class P>
 concept precision = names_activation<P> && names_weight<P> && names_master<P> && names_gradient<P> &&
-                    names_moment<P> && names_accumulator<P> && names_operand<P>;
+    names_moment<P> && names_accumulator<P> && names_operand<P>;
 
+// clang-format off
 template <class P> using activation = typename P::activation;
 template <class P> using weight = typename P::weight;
 template <class P> using master = typename P::master;
 template <class P> using gradient = typename P::gradient;
 template <class P> using moment = typename P::moment;
 template <class P> using accumulator = typename P::accumulator;
+// clang-format on
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

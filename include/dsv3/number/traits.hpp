@@ -36,4 +36,4 @@ struct number_traits<std::int64_t> {
   static constexpr const char* name = "I64";
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -109,4 +109,4 @@ index_t elements_of(const Config& config) {
   return elements;
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -13,4 +13,4 @@ struct column_major {};
 /// Any stride in any extent.
 struct strided {};
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

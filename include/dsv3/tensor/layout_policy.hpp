@@ -42,13 +42,15 @@ struct compact_layout : default_layout {
   using experts = expert_layout::contiguous<1>;
 };
 
+// clang-format off
 template <class L> concept names_rope_layout = requires { L::rope; };
 template <class L> concept names_cache_layout = requires { typename L::cache; };
 template <class L> concept names_expert_layout = requires { typename L::experts; };
 template <class L> concept names_scale_layout = requires { L::scales; };
+// clang-format on
 
 template <class L>
 concept layout_policy =
     names_rope_layout<L> && names_cache_layout<L> && names_expert_layout<L> && names_scale_layout<L>;
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

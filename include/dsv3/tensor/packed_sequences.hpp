@@ -19,4 +19,4 @@ struct packed_sequences {
   DSV3_HOST_DEVICE index_t tokens() const { return positions.extent(0); }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

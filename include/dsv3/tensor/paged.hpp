@@ -24,9 +24,7 @@ struct paged_view {
 
   template <class U = T>
     requires(!std::is_const_v<U>)
-  operator paged_view<const U>() const {
-    return {pages, table, lengths};
-  }
+  operator paged_view<const U>() const { return {pages, table, lengths}; }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

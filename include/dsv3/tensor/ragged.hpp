@@ -26,9 +26,7 @@ struct ragged_view {
 
   template <class U = T>
     requires(!std::is_const_v<U>)
-  operator ragged_view<const U>() const {
-    return {rows, offsets, counts};
-  }
+  operator ragged_view<const U>() const { return {rows, offsets, counts}; }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

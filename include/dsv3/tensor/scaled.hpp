@@ -23,4 +23,4 @@ struct scaled_view {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -50,4 +50,4 @@ inline std::string to_string(const shape& s) {
   return text + "]";
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

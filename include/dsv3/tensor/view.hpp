@@ -78,9 +78,7 @@ class view {
   }
 
   /// The part with first index `index`: a row of a matrix, a matrix of a stack.
-  DSV3_HOST_DEVICE constexpr auto operator[](index_t index) const
-    requires(Rank > 1)
-  {
+  DSV3_HOST_DEVICE constexpr auto operator[](index_t index) const requires(Rank > 1) {
     view<T, Rank - 1, Layout> part;
     part.data_ = data_ + index * strides_[0];
     for (int axis = 1; axis < Rank; ++axis) {
@@ -104,17 +102,14 @@ class view {
 
   /// [tokens, outer * inner] seen as [tokens, outer, inner].
   DSV3_HOST_DEVICE constexpr view<T, 3, Layout> split_columns(index_t inner) const
-    requires(Rank == 2 && std::is_same_v<Layout, row_major>)
-  {
+      requires(Rank == 2 && std::is_same_v<Layout, row_major>) {
     const index_t extents[] = {extents_[0], inner == 0 ? 0 : extents_[1] / inner, inner};
     const index_t strides[] = {strides_[0], inner, 1};
     return {data_, extents, strides};
   }
 
   /// [a, b, c] seen as [a, b * c]; needs contiguous rows of rows.
-  view<T, 2, Layout> join_columns() const
-    requires(Rank == 3 && std::is_same_v<Layout, row_major>)
-  {
+  view<T, 2, Layout> join_columns() const requires(Rank == 3 && std::is_same_v<Layout, row_major>) {
     if (strides_[1] != extents_[2] && extents_[1] > 1) raise("view: join_columns needs adjoining rows");
     const index_t extents[] = {extents_[0], extents_[1] * extents_[2]};
     const index_t strides[] = {strides_[0], 1};
@@ -139,11 +134,16 @@ class view {
   }
 
   shape extents() const {
-    if constexpr (Rank == 1) return {extents_[0]};
-    else if constexpr (Rank == 2) return {extents_[0], extents_[1]};
-    else if constexpr (Rank == 3) return {extents_[0], extents_[1], extents_[2]};
-    else if constexpr (Rank == 4) return {extents_[0], extents_[1], extents_[2], extents_[3]};
-    else return {extents_[0], extents_[1], extents_[2], extents_[3], extents_[4]};
+    if constexpr (Rank == 1)
+      return {extents_[0]};
+    else if constexpr (Rank == 2)
+      return {extents_[0], extents_[1]};
+    else if constexpr (Rank == 3)
+      return {extents_[0], extents_[1], extents_[2]};
+    else if constexpr (Rank == 4)
+      return {extents_[0], extents_[1], extents_[2], extents_[3]};
+    else
+      return {extents_[0], extents_[1], extents_[2], extents_[3], extents_[4]};
   }
 
  private:
@@ -168,4 +168,4 @@ class view {
 template <class T, std::integral... Extent>
 view(T*, Extent...) -> view<T, sizeof...(Extent)>;
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

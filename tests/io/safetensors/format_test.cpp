@@ -98,8 +98,9 @@ TEST_CASE("safetensors: the header is a JSON object") {
 "a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
                                     2)) ==
       "x.safetensors: header: line 2, byte 57: key \"a\" found twice in one object, expected distinct keys");
-  CHECK(sentence_of(R"({"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]})", 1).find("found twice") !=
-        std::string::npos);
+  CHECK(
+      sentence_of(R"({"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]})", 1).find("found twice") !=
+      std::string::npos);
   CHECK(sentence_of(safetensors_bytes("{\"a\":" + std::string(50, '[') + std::string(50, ']') + "}")) ==
         "x.safetensors: header: line 1, byte 13: nested deeper than 8 levels");
 }
@@ -114,13 +115,14 @@ TEST_CASE("safetensors: metadata are texts") {
 TEST_CASE("safetensors: the fields of a tensor") {
   const std::string where = "x.safetensors: tensor a";
   CHECK(sentence_of("7", 0) == where + ": found 7, expected an object");
-  CHECK(sentence_of(R"({"shape":[1],"data_offsets":[0,4]})", 4) == where + ": dtype is missing, expected a string");
+  CHECK(sentence_of(R"({"shape":[1],"data_offsets":[0,4]})", 4) ==
+        where + ": dtype is missing, expected a string");
   CHECK(sentence_of(R"({"dtype":"F32","data_offsets":[0,4]})", 4) ==
         where + ": shape is missing, expected an array, each an integer of at least 0");
   CHECK(sentence_of(R"({"dtype":"F32","shape":[1]})", 4) ==
         where + ": data_offsets is missing, expected an array, each an integer of at least 0");
-  CHECK(sentence_of(R"({"dtype":"F31","shape":[1],"data_offsets":[0,4]})", 4).starts_with(
-      where + ": dtype is \"F31\", expected one of "));
+  CHECK(sentence_of(R"({"dtype":"F31","shape":[1],"data_offsets":[0,4]})", 4)
+            .starts_with(where + ": dtype is \"F31\", expected one of "));
   CHECK(sentence_of(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})", 4) ==
         where + ": shape is [-1], expected an array, each an integer of at least 0");
   CHECK(sentence_of(R"({"dtype":"F32","shape":[1.0],"data_offsets":[0,4]})", 4) ==
@@ -155,7 +157,8 @@ TEST_CASE("safetensors: the tensors tile the data") {
   const auto two = [](const std::string& a, const std::string& b, std::size_t data_bytes) {
     const auto tensor = [](const std::string& range) {
       const int begin = range[1] - '0', end = range[3] - '0';
-      return R"({"dtype":"U8","shape":[)" + std::to_string(end - begin) + R"(],"data_offsets":)" + range + "}";
+      return R"({"dtype":"U8","shape":[)" + std::to_string(end - begin) + R"(],"data_offsets":)" + range +
+             "}";
     };
     return sentence_of(safetensors_bytes("{\"a\":" + tensor(a) + ",\"b\":" + tensor(b) + "}", data_bytes));
   };
@@ -181,7 +184,8 @@ TEST_CASE("safetensors: the tensors tile the data") {
 
 TEST_CASE("safetensors: every truncation of a good file is refused") {
   const std::string whole = safetensors_bytes(
-      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[1],"data_offsets":[8,9]}})", 9);
+      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[1],"data_offsets":[8,9]}})",
+      9);
   CHECK(sentence_of(whole) == "");
   for (std::size_t bytes = 0; bytes < whole.size(); ++bytes) CHECK(sentence_of(whole.substr(0, bytes)) != "");
 }

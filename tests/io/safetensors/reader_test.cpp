@@ -72,9 +72,12 @@ TEST_CASE("safetensors_file: what is asked for must be what is there") {
 
 TEST_CASE("safetensors_file: tensors without axes, empty ones, codes as bytes") {
   const support::temporary_folder folder;
-  support::put(folder / "x", support::safetensors_bytes(
-      R"({"s":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"z":{"dtype":"F32","shape":[0,4],"data_offsets":[1,1]},)"
-      R"("e":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[1,3]},"i":{"dtype":"I32","shape":[1],"data_offsets":[3,7]}})", 7));
+  support::put(
+      folder / "x",
+      support::safetensors_bytes(
+          R"({"s":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"z":{"dtype":"F32","shape":[0,4],"data_offsets":[1,1]},)"
+          R"("e":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[1,3]},"i":{"dtype":"I32","shape":[1],"data_offsets":[3,7]}})",
+          7));
   const safetensors_file file{folder / "x"};
   const tensor_values<std::uint8_t, 1> scalar{file.tensor("s")}, codes{file.tensor("e")};
   CHECK(scalar.values().extent(0) == 1);
@@ -119,8 +122,10 @@ TEST_CASE(
   const support::temporary_folder folder;
   const std::string path = two_by_three(folder, 0);
   CHECK(safetensors_file{path}.verify().message() == path + ": no checksums found in the metadata");
-  support::put(folder / "x", support::safetensors_bytes(
-      R"({"__metadata__":{"crc32c":"0000"},"s":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1));
+  support::put(
+      folder / "x",
+      support::safetensors_bytes(
+          R"({"__metadata__":{"crc32c":"0000"},"s":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1));
   CHECK(safetensors_file{folder / "x"}.verify().message() ==
         (folder / "x: 4 checksum digits found, expected eight for each of 1 tensors"));
 }

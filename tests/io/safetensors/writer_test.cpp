@@ -115,8 +115,9 @@ TEST_CASE("safetensors_writer: misuse is one sentence, and no file") {
     CHECK(raised([&] { writer.declare("w", dtype::f32, {2}); }) == where + " declared twice");
     CHECK(raised([&] { writer.declare("v", dtype::f32, {-1}); }) ==
           path + ": tensor v has shape [-1], expected extents that fit in 63 bits");
-    CHECK(raised([&] { writer.declare("v", dtype::f32, {index_t{1} << 61, 2}); }) ==
-          path + ": tensor v has shape [2305843009213693952, 2], expected extents that fit in 63 bits");
+    CHECK(raised([&] {
+            writer.declare("v", dtype::f32, {index_t{1} << 61, 2});
+          }) == path + ": tensor v has shape [2305843009213693952, 2], expected extents that fit in 63 bits");
     CHECK(raised([&] { writer.declare("__metadata__", dtype::f32, {2}); }) ==
           path + ": tensor __metadata__ found, the name is reserved");
     CHECK(raised([&] { writer.declare("\xff", dtype::f32, {2}); }) ==
@@ -128,15 +129,17 @@ TEST_CASE("safetensors_writer: misuse is one sentence, and no file") {
             writer.append("w", view<const bf16, 1>{three, 2});
           }) == where + " was declared as F32, got BF16");
     writer.append("w", view<const float, 1>{six, 1});
-    CHECK(raised([&] { writer.append("w", view<const float, 1>{six, 2}); }) ==
-          where + " got 12 bytes, declared with 8");
+    CHECK(raised([&] {
+            writer.append("w", view<const float, 1>{six, 2});
+          }) == where + " got 12 bytes, declared with 8");
     CHECK(raised([&] { writer.declare("v", dtype::f32, {2}); }) ==
           path + ": tensor v declared after the first data, expected all declarations before");
     CHECK(raised([&] { writer.commit(); }) == where + " got 4 bytes, declared with 8");
   }
   CHECK(folder.names().empty());
-  CHECK(raised([&] { safetensors_writer(path, {{"crc32c", "x"}}); }) ==
-        path + ": metadata key crc32c found, it is the writer's own");
+  CHECK(raised([&] {
+          safetensors_writer(path, {{"crc32c", "x"}});
+        }) == path + ": metadata key crc32c found, it is the writer's own");
 }
 
 TEST_CASE("safetensors_writer: a disk too small is found before the data, and nothing stays") {

@@ -35,8 +35,13 @@ struct fixture {
   double scale = 0.125;
 
   fixture(shape_case c, index_t gap)
-      : tokens(c.tokens), vocab(c.vocab), logits(gap, tokens, vocab), dlogits(2 * gap, tokens, vocab),
-        targets(0, tokens), loss(0, 1), lse(0, tokens) {
+      : tokens(c.tokens),
+        vocab(c.vocab),
+        logits(gap, tokens, vocab),
+        dlogits(2 * gap, tokens, vocab),
+        targets(0, tokens),
+        loss(0, 1),
+        lse(0, tokens) {
     logits.normal(1, 3);
     const random_stream random(7, 0);
     targets.fill([&](index_t t) {

@@ -34,9 +34,17 @@ struct fixture {
   guarded<gradient<P>, 1> dgain;
 
   fixture(shape_case c, index_t gap)
-      : tokens(c.tokens), hidden(c.hidden), x(gap, tokens, hidden), residual(gap + 1, tokens, hidden),
-        sum(gap, tokens, hidden), y(2 * gap, tokens, hidden), dy(gap, tokens, hidden),
-        d_residual(gap, tokens, hidden), dx(gap, tokens, hidden), gain(0, hidden), rstd(0, tokens),
+      : tokens(c.tokens),
+        hidden(c.hidden),
+        x(gap, tokens, hidden),
+        residual(gap + 1, tokens, hidden),
+        sum(gap, tokens, hidden),
+        y(2 * gap, tokens, hidden),
+        dy(gap, tokens, hidden),
+        d_residual(gap, tokens, hidden),
+        dx(gap, tokens, hidden),
+        gain(0, hidden),
+        rstd(0, tokens),
         dgain(0, hidden) {
     x.normal(1, 3), residual.normal(2), dy.normal(3), d_residual.normal(4);
     gain.normal(5).assign(shifted(gain.values(), 1));
@@ -76,9 +84,8 @@ struct fixture {
 
 void normalize(const float* x, const float* gain, float* y, int tokens, int hidden) {
   cpu_context<> ctx{.threads = 2};
-  op::rms_norm<fp32>::forward(ctx, {.x = view{x, tokens, hidden},
-                                    .gain = view{gain, hidden},
-                                    .y = view{y, tokens, hidden}});
+  op::rms_norm<fp32>::forward(
+      ctx, {.x = view{x, tokens, hidden}, .gain = view{gain, hidden}, .y = view{y, tokens, hidden}});
 }
 
 }  // namespace
@@ -246,9 +253,12 @@ TEST_CASE_TEMPLATE("rms_norm keeps bad numbers in their row", P, fp64_reference,
     for (index_t t = 0; t < 4; ++t)
       for (index_t i = 0; i < 21; ++i) {
         const double y = static_cast<double>(hurt.y.get()(t, i));
-        if (t != 2) CHECK(y == static_cast<double>(clean.y.get()(t, i)));
-        else if (i == 5 || std::isnan(bad)) CHECK(std::isnan(y));
-        else CHECK(y == 0);  // infinitely smaller than the infinite one
+        if (t != 2)
+          CHECK(y == static_cast<double>(clean.y.get()(t, i)));
+        else if (i == 5 || std::isnan(bad))
+          CHECK(std::isnan(y));
+        else
+          CHECK(y == 0);  // infinitely smaller than the infinite one
       }
   }
 }

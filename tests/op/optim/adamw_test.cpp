@@ -38,8 +38,15 @@ struct fixture {
   void next_gradient() { g.normal(100 + static_cast<std::uint64_t>(step), 0.3); }
 
   typename op::adamw<P, Weight>::step_args args() {
-    return {.g = g, .scale = scale, .p = p, .w = w, .m = m, .v = v, .config = config,
-            .learning_rate = learning_rate, .step = step};
+    return {.g = g,
+            .scale = scale,
+            .p = p,
+            .w = w,
+            .m = m,
+            .v = v,
+            .config = config,
+            .learning_rate = learning_rate,
+            .step = step};
   }
   void run(int threads = 2) {
     support::run(threads, [&](auto& ctx) { op::adamw<P, Weight>::step(ctx, args()); });
@@ -63,8 +70,14 @@ constexpr index_t lengths[] = {1, 15, 16, 100, 4097, 40000};
 void adamw_step(const float* g, float* p, float* m, float* v, std::int64_t n, std::int64_t count) {
   cpu_context<> ctx{.threads = 2};
   const double scale = 1;
-  op::adamw<fp32>::step(ctx, {.g = view{g, n}, .scale = view{&scale, 1}, .p = view{p, n}, .w = view{p, n},
-                              .m = view{m, n}, .v = view{v, n}, .config = {}, .learning_rate = 2.2e-4,
+  op::adamw<fp32>::step(ctx, {.g = view{g, n},
+                              .scale = view{&scale, 1},
+                              .p = view{p, n},
+                              .w = view{p, n},
+                              .m = view{m, n},
+                              .v = view{v, n},
+                              .config = {},
+                              .learning_rate = 2.2e-4,
                               .step = count});
 }
 
@@ -217,8 +230,10 @@ TEST_CASE_TEMPLATE("adamw lets a bad gradient spoil only its own number", P, fp6
   clean.run(), hurt.run();
   const std::vector<double> a = clean.p.values(), b = hurt.p.values();
   for (std::size_t i = 0; i < 40; ++i) {
-    if (i == 17) CHECK(std::isnan(b[i]));
-    else CHECK(b[i] == a[i]);
+    if (i == 17)
+      CHECK(std::isnan(b[i]));
+    else
+      CHECK(b[i] == a[i]);
   }
 }
 

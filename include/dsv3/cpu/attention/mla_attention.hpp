@@ -236,4 +236,4 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -86,4 +86,4 @@ Acc dot_row(const Element* a, const Element* b, index_t count) {
   return sum;
 }
 
-}  // namespace dsv3::cpu
+}  // namespace dsv3::inline DSV3_ABI::cpu

@@ -57,4 +57,4 @@ struct implementation<op::embedding<P>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -58,4 +58,4 @@ DSV3_FORCE_INLINE T sigmoid(T x) {
   return T(1) / (T(1) + exponential(-x));
 }
 
-}  // namespace dsv3::cpu
+}  // namespace dsv3::inline DSV3_ABI::cpu

@@ -43,7 +43,8 @@ void parallel_slots([[maybe_unused]] int threads, index_t parts, Worker&& worker
 #if DSV3_OPENMP
   if (threads > 1 && parts > 1) {
     std::exception_ptr failure;
-#pragma omp parallel for num_threads(static_cast<int>(std::min<index_t>(threads, parts))) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(static_cast <int>(std::min <index_t>(threads, parts))) \
+    schedule(dynamic, 1)
     for (index_t p = 0; p < parts; ++p) {
       detail::guarded(failure, [&] { worker(index_t{omp_get_thread_num()}, p); });
     }
@@ -72,4 +73,4 @@ void parallel_ranges(int threads, index_t count, index_t grain, Body&& body) {
   });
 }
 
-}  // namespace dsv3::cpu
+}  // namespace dsv3::inline DSV3_ABI::cpu

@@ -203,4 +203,4 @@ void product(transpose ta, transpose tb, index_t m, index_t n, index_t k, std::t
   blocked_product(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-}  // namespace dsv3::cpu
+}  // namespace dsv3::inline DSV3_ABI::cpu

@@ -47,4 +47,4 @@ struct implementation<op::gemm<P, Output>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -57,13 +57,13 @@ struct implementation<op::grouped_gemm<P>, backend::cpu> {
     const auto x = args.x.group(e);
     const index_t made = x.extent(0) > 0 ? args.dw.extent(1) : 0;
     return cpu::tiled_product<activation<P>, activation<P>, gradient<P>>{
-        cpu::transpose::yes, args.dy.group(e).columns(0, made), cpu::transpose::no, x,
+        cpu::transpose::yes,      args.dy.group(e).columns(0, made),
+        cpu::transpose::no,       x,
         args.dw[e].rows(0, made), store::add};
   }
 
   template <class Args>
-  using tiles_of =
-      cpu::tiles<accumulator<P>, decltype(product_of(std::declval<const Args&>(), index_t{0}))>;
+  using tiles_of = cpu::tiles<accumulator<P>, decltype(product_of(std::declval<const Args&>(), index_t{0}))>;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -192,4 +192,4 @@ class tiles {
   }
 };
 
-}  // namespace dsv3::cpu
+}  // namespace dsv3::inline DSV3_ABI::cpu

@@ -106,4 +106,4 @@ struct implementation<op::cross_entropy<P>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -24,4 +24,4 @@ struct implementation<op::add<P>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -21,4 +21,4 @@ struct implementation<op::copy<From, To>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -29,4 +29,4 @@ struct implementation<op::fill<Element>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

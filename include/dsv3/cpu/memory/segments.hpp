@@ -20,4 +20,4 @@ void parallel_segments(int threads, index_t rows, index_t columns, Body&& body) 
   });
 }
 
-}  // namespace dsv3::cpu
+}  // namespace dsv3::inline DSV3_ABI::cpu

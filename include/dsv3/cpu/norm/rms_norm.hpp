@@ -108,4 +108,4 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -38,12 +38,16 @@ struct implementation<op::adamw<P, Weight>, backend::cpu> {
     number scale, learning_rate, epsilon, weight_decay;
 
     explicit coefficients(const typename op_type::step_args& args)
-        : keep_m(number(args.config.beta1)), take_m(number(1 - args.config.beta1)),
-          keep_v(number(args.config.beta2)), take_v(number(1 - args.config.beta2)),
+        : keep_m(number(args.config.beta1)),
+          take_m(number(1 - args.config.beta1)),
+          keep_v(number(args.config.beta2)),
+          take_v(number(1 - args.config.beta2)),
           unbias_m(number(1 / (1 - std::pow(args.config.beta1, static_cast<double>(args.step))))),
           unbias_v(number(1 / (1 - std::pow(args.config.beta2, static_cast<double>(args.step))))),
-          scale(number(args.scale(0))), learning_rate(number(args.learning_rate)),
-          epsilon(number(args.config.epsilon)), weight_decay(number(args.config.weight_decay)) {}
+          scale(number(args.scale(0))),
+          learning_rate(number(args.learning_rate)),
+          epsilon(number(args.config.epsilon)),
+          weight_decay(number(args.config.weight_decay)) {}
   };
 
   static void update(const coefficients c, const gradient<P>* g, number* p, Weight* w, moment<P>* m,
@@ -64,4 +68,4 @@ struct implementation<op::adamw<P, Weight>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

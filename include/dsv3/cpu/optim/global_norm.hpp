@@ -54,4 +54,4 @@ struct implementation<op::global_norm<Element>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

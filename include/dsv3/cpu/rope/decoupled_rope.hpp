@@ -77,4 +77,4 @@ struct implementation<op::decoupled_rope<P, Layout>, backend::cpu> {
   }
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -213,4 +213,4 @@ inline safetensors_table parse_safetensors(std::span<const std::byte> file, cons
   return {std::move(tensors), std::move(metadata)};
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -159,4 +159,4 @@ class safetensors_file {
   safetensors_table table_;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

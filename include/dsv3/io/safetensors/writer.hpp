@@ -163,4 +163,4 @@ class safetensors_writer {
   std::uint32_t checksum_ = 0;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

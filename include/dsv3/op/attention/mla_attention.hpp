@@ -25,9 +25,9 @@ struct mla_attention {
     view<const activation<P>, 3> kv;      // [tokens, heads, qk_nope + v_dim]
     view<const activation<P>, 2> k_rope;  // [tokens, qk_rope]                    rotated
     packed_sequences sequence;
-    double scale = 1;                     // softmax scale
-    view<activation<P>, 3> o;             // [tokens, heads, v_dim]               written
-    view<accumulator<P>, 2> lse = {};     // [heads, tokens]                      written when not empty
+    double scale = 1;                  // softmax scale
+    view<activation<P>, 3> o;          // [tokens, heads, v_dim]               written
+    view<accumulator<P>, 2> lse = {};  // [heads, tokens]                      written when not empty
     status check() const {
       requirements need{name};
       need.equal("kv", "tokens", kv.extent(0), "q", q.extent(0))
@@ -39,7 +39,10 @@ struct mla_attention {
           .equal("kv", "columns", kv.extent(2), "qk_nope + v_dim",
                  q.extent(2) - k_rope.extent(1) + o.extent(2))
           .that(q.extent(2) >= k_rope.extent(1), "q is narrower than k_rope")
-          .present("q", q).present("kv", kv).present("k_rope", k_rope).present("o", o);
+          .present("q", q)
+          .present("kv", kv)
+          .present("k_rope", k_rope)
+          .present("o", o);
       if (!lse.empty())
         need.equal("lse", "heads", lse.extent(0), "q", q.extent(1))
             .equal("lse", "tokens", lse.extent(1), "q", q.extent(0));
@@ -58,9 +61,9 @@ struct mla_attention {
     view<const accumulator<P>, 2> lse;    // [heads, tokens]
     packed_sequences sequence;
     double scale = 1;
-    view<activation<P>, 3> dq;            // [tokens, heads, qk_nope + qk_rope]   written
-    view<activation<P>, 3> dkv;           // [tokens, heads, qk_nope + v_dim]     written
-    view<activation<P>, 2> dk_rope;       // [tokens, qk_rope]                    written
+    view<activation<P>, 3> dq;       // [tokens, heads, qk_nope + qk_rope]   written
+    view<activation<P>, 3> dkv;      // [tokens, heads, qk_nope + v_dim]     written
+    view<activation<P>, 2> dk_rope;  // [tokens, qk_rope]                    written
     status check() const {
       return requirements{name}
           .equal("kv", "tokens", kv.extent(0), "q", q.extent(0))
@@ -85,8 +88,15 @@ struct mla_attention {
           .equal("dkv", "columns", dkv.extent(2), "kv", kv.extent(2))
           .equal("dk_rope", "tokens", dk_rope.extent(0), "k_rope", k_rope.extent(0))
           .equal("dk_rope", "columns", dk_rope.extent(1), "k_rope", k_rope.extent(1))
-          .present("d_o", d_o).present("q", q).present("kv", kv).present("k_rope", k_rope).present("o", o)
-          .present("lse", lse).present("dq", dq).present("dkv", dkv).present("dk_rope", dk_rope)
+          .present("d_o", d_o)
+          .present("q", q)
+          .present("kv", kv)
+          .present("k_rope", k_rope)
+          .present("o", o)
+          .present("lse", lse)
+          .present("dq", dq)
+          .present("dkv", dkv)
+          .present("dk_rope", dk_rope)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dq", dq), visit("dkv", dkv), visit("dk_rope", dk_rope); }
@@ -109,4 +119,4 @@ void mla_attention<P>::backward(Ctx& ctx, const backward_args& args) {
   invoke<mla_attention>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

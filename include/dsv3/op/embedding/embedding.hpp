@@ -17,14 +17,16 @@ template <precision P>
 struct embedding {
   struct forward_args {
     static constexpr const char* name = "embedding.forward";
-    view<const std::int32_t, 1> ids;     // [tokens]
-    view<const weight<P>, 2> table;      // [vocab, hidden]
-    view<activation<P>, 2> y;            // [tokens, hidden]    written
+    view<const std::int32_t, 1> ids;  // [tokens]
+    view<const weight<P>, 2> table;   // [vocab, hidden]
+    view<activation<P>, 2> y;         // [tokens, hidden]    written
     status check() const {
       return requirements{name}
           .equal("y", "tokens", y.extent(0), "ids", ids.extent(0))
           .equal("y", "columns", y.extent(1), "table", table.extent(1))
-          .present("ids", ids).present("table", table).present("y", y)
+          .present("ids", ids)
+          .present("table", table)
+          .present("y", y)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("y", y); }
@@ -32,14 +34,16 @@ struct embedding {
 
   struct backward_args {
     static constexpr const char* name = "embedding.backward";
-    view<const std::int32_t, 1> ids;     // [tokens]
-    view<const activation<P>, 2> dy;     // [tokens, hidden]
-    view<gradient<P>, 2> dtable;         // [vocab, hidden]     added to
+    view<const std::int32_t, 1> ids;  // [tokens]
+    view<const activation<P>, 2> dy;  // [tokens, hidden]
+    view<gradient<P>, 2> dtable;      // [vocab, hidden]     added to
     status check() const {
       return requirements{name}
           .equal("dy", "tokens", dy.extent(0), "ids", ids.extent(0))
           .equal("dy", "columns", dy.extent(1), "dtable", dtable.extent(1))
-          .present("ids", ids).present("dy", dy).present("dtable", dtable)
+          .present("ids", ids)
+          .present("dy", dy)
+          .present("dtable", dtable)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dtable", dtable); }
@@ -62,4 +66,4 @@ void embedding<P>::backward(Ctx& ctx, const backward_args& args) {
   invoke<embedding>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

@@ -27,10 +27,10 @@ struct permutation_config {
 template <class Index>
 struct permutation_tensors {
   permutation_config config;
-  view<Index, 1> offsets;    // [experts + 1]     first row of each expert's segment
-  view<Index, 1> counts;     // [experts]         live rows of each expert
-  view<Index, 2> row_of;     // [tokens, top_k]   row of each (token, slot)
-  view<Index, 1> token_of;   // [row capacity]    token of each row, -1 for padding
+  view<Index, 1> offsets;   // [experts + 1]     first row of each expert's segment
+  view<Index, 1> counts;    // [experts]         live rows of each expert
+  view<Index, 2> row_of;    // [tokens, top_k]   row of each (token, slot)
+  view<Index, 1> token_of;  // [row capacity]    token of each row, -1 for padding
 
   template <class Visit, class... Self>
   static void each_field(const permutation_config& c, Visit&& visit, Self&... self) {
@@ -42,9 +42,7 @@ struct permutation_tensors {
 
   template <class U = Index>
     requires(!std::is_const_v<U>)
-  operator permutation_tensors<const U>() const {
-    return {config, offsets, counts, row_of, token_of};
-  }
+  operator permutation_tensors<const U>() const { return {config, offsets, counts, row_of, token_of}; }
 
   /// Expert-ordered rows of any element as a ragged view.
   template <class T>
@@ -80,8 +78,11 @@ struct permute {
           .equal("row_of", "tokens", plan.row_of.extent(0), "plan", plan.config.tokens)
           .equal("row_of", "columns", plan.row_of.extent(1), "plan as top_k", plan.config.top_k)
           .equal("token_of", "rows", plan.token_of.extent(0), "plan", capacity)
-          .present("ids", ids).present("offsets", plan.offsets).present("counts", plan.counts)
-          .present("row_of", plan.row_of).present("token_of", plan.token_of)
+          .present("ids", ids)
+          .present("offsets", plan.offsets)
+          .present("counts", plan.counts)
+          .present("row_of", plan.row_of)
+          .present("token_of", plan.token_of)
           .verdict();
     }
     void outputs(auto&& visit) const {
@@ -94,13 +95,14 @@ struct permute {
     static constexpr const char* name = "permute.dispatch";
     view<const activation<P>, 2> x;  // [tokens, width]
     permutation_view plan;
-    view<activation<P>, 2> rows;     // [row capacity, width]    live rows written
+    view<activation<P>, 2> rows;  // [row capacity, width]    live rows written
     status check() const {
       return requirements{name}
           .equal("x", "tokens", x.extent(0), "plan", plan.config.tokens)
           .equal("rows", "rows", rows.extent(0), "plan", plan.config.row_capacity())
           .equal("rows", "columns", rows.extent(1), "x", x.extent(1))
-          .present("x", x).present("rows", rows)
+          .present("x", x)
+          .present("rows", rows)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("rows", rows); }
@@ -108,16 +110,17 @@ struct permute {
 
   struct combine_args {
     static constexpr const char* name = "permute.combine";
-    view<const activation<P>, 2> rows;     // [row capacity, width]
+    view<const activation<P>, 2> rows;  // [row capacity, width]
     permutation_view plan;
     view<const activation<P>, 2> add = {};  // [tokens, width]    added when not empty: the shared expert
-    view<activation<P>, 2> y;              // [tokens, width]    written; may be `add`
+    view<activation<P>, 2> y;               // [tokens, width]    written; may be `add`
     status check() const {
       requirements need{name};
       need.equal("rows", "rows", rows.extent(0), "plan", plan.config.row_capacity())
           .equal("y", "tokens", y.extent(0), "plan", plan.config.tokens)
           .equal("y", "columns", y.extent(1), "rows", rows.extent(1))
-          .present("rows", rows).present("y", y);
+          .present("rows", rows)
+          .present("y", y);
       if (!add.empty())
         need.equal("add", "tokens", add.extent(0), "y", y.extent(0))
             .equal("add", "columns", add.extent(1), "y", y.extent(1));
@@ -130,13 +133,14 @@ struct permute {
     static constexpr const char* name = "permute.dispatch_gates";
     view<const accumulator<P>, 2> gates;  // [tokens, top_k]
     permutation_view plan;
-    view<accumulator<P>, 1> row_gates;    // [row capacity]       live rows written
+    view<accumulator<P>, 1> row_gates;  // [row capacity]       live rows written
     status check() const {
       return requirements{name}
           .equal("gates", "tokens", gates.extent(0), "plan", plan.config.tokens)
           .equal("gates", "columns", gates.extent(1), "plan as top_k", plan.config.top_k)
           .equal("row_gates", "rows", row_gates.extent(0), "plan", plan.config.row_capacity())
-          .present("gates", gates).present("row_gates", row_gates)
+          .present("gates", gates)
+          .present("row_gates", row_gates)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("row_gates", row_gates); }
@@ -146,13 +150,14 @@ struct permute {
     static constexpr const char* name = "permute.combine_gates";
     view<const accumulator<P>, 1> row_gates;  // [row capacity]
     permutation_view plan;
-    view<accumulator<P>, 2> gates;            // [tokens, top_k]     written
+    view<accumulator<P>, 2> gates;  // [tokens, top_k]     written
     status check() const {
       return requirements{name}
           .equal("gates", "tokens", gates.extent(0), "plan", plan.config.tokens)
           .equal("gates", "columns", gates.extent(1), "plan as top_k", plan.config.top_k)
           .equal("row_gates", "rows", row_gates.extent(0), "plan", plan.config.row_capacity())
-          .present("gates", gates).present("row_gates", row_gates)
+          .present("gates", gates)
+          .present("row_gates", row_gates)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("gates", gates); }
@@ -197,4 +202,4 @@ void permute<P>::combine_gates(Ctx& ctx, const combine_gates_args& args) {
 }
 
 }  // namespace op
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

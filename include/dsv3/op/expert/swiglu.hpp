@@ -20,15 +20,16 @@ template <precision P>
 struct swiglu {
   struct forward_args {
     static constexpr const char* name = "swiglu.forward";
-    view<const activation<P>, 2> gate_up;           // [rows, 2 * inner]
-    view<activation<P>, 2> y;                       // [rows, inner]      live rows written
-    view<const accumulator<P>, 1> row_gates = {};   // [rows]             w; none when empty
-    view<const std::int32_t, 1> token_of = {};      // [rows]             -1 for padding; all live when empty
+    view<const activation<P>, 2> gate_up;          // [rows, 2 * inner]
+    view<activation<P>, 2> y;                      // [rows, inner]      live rows written
+    view<const accumulator<P>, 1> row_gates = {};  // [rows]             w; none when empty
+    view<const std::int32_t, 1> token_of = {};     // [rows]             -1 for padding; all live when empty
     status check() const {
       requirements need{name};
       need.equal("y", "rows", y.extent(0), "gate_up", gate_up.extent(0))
           .equal("gate_up", "columns", gate_up.extent(1), "twice y", 2 * y.extent(1))
-          .present("gate_up", gate_up).present("y", y);
+          .present("gate_up", gate_up)
+          .present("y", y);
       if (!row_gates.empty()) need.equal("row_gates", "rows", row_gates.extent(0), "y", y.extent(0));
       if (!token_of.empty()) need.equal("token_of", "rows", token_of.extent(0), "y", y.extent(0));
       return need.verdict();
@@ -38,19 +39,21 @@ struct swiglu {
 
   struct backward_args {
     static constexpr const char* name = "swiglu.backward";
-    view<const activation<P>, 2> dy;                // [rows, inner]
-    view<const activation<P>, 2> gate_up;           // [rows, 2 * inner]
-    view<activation<P>, 2> d_gate_up;               // [rows, 2 * inner]  live rows written; may be gate_up
-    view<const accumulator<P>, 1> row_gates = {};   // [rows]
-    view<accumulator<P>, 1> d_row_gates = {};       // [rows]             live rows written when not empty
-    view<const std::int32_t, 1> token_of = {};      // [rows]
+    view<const activation<P>, 2> dy;               // [rows, inner]
+    view<const activation<P>, 2> gate_up;          // [rows, 2 * inner]
+    view<activation<P>, 2> d_gate_up;              // [rows, 2 * inner]  live rows written; may be gate_up
+    view<const accumulator<P>, 1> row_gates = {};  // [rows]
+    view<accumulator<P>, 1> d_row_gates = {};      // [rows]             live rows written when not empty
+    view<const std::int32_t, 1> token_of = {};     // [rows]
     status check() const {
       requirements need{name};
       need.equal("gate_up", "rows", gate_up.extent(0), "dy", dy.extent(0))
           .equal("gate_up", "columns", gate_up.extent(1), "twice dy", 2 * dy.extent(1))
           .equal("d_gate_up", "rows", d_gate_up.extent(0), "dy", dy.extent(0))
           .equal("d_gate_up", "columns", d_gate_up.extent(1), "gate_up", gate_up.extent(1))
-          .present("dy", dy).present("gate_up", gate_up).present("d_gate_up", d_gate_up);
+          .present("dy", dy)
+          .present("gate_up", gate_up)
+          .present("d_gate_up", d_gate_up);
       if (!row_gates.empty()) need.equal("row_gates", "rows", row_gates.extent(0), "dy", dy.extent(0));
       if (!d_row_gates.empty()) need.equal("d_row_gates", "rows", d_row_gates.extent(0), "dy", dy.extent(0));
       if (!token_of.empty()) need.equal("token_of", "rows", token_of.extent(0), "dy", dy.extent(0));
@@ -76,4 +79,4 @@ void swiglu<P>::backward(Ctx& ctx, const backward_args& args) {
   invoke<swiglu>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

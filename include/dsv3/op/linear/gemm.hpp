@@ -26,7 +26,9 @@ struct gemm {
           .equal("w", "columns", w.extent(1), "x", x.extent(1))
           .equal("y", "tokens", y.extent(0), "x", x.extent(0))
           .equal("y", "columns", y.extent(1), "w as rows", w.extent(0))
-          .present("x", x).present("w", w).present("y", y)
+          .present("x", x)
+          .present("w", w)
+          .present("y", y)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("y", y); }
@@ -34,16 +36,18 @@ struct gemm {
 
   struct backward_data_args {
     static constexpr const char* name = "gemm.backward_data";
-    view<const Output, 2> dy;     // [tokens, out]
-    view<const weight<P>, 2> w;   // [out, in]
-    view<activation<P>, 2> dx;    // [tokens, in]      written, or added to
+    view<const Output, 2> dy;    // [tokens, out]
+    view<const weight<P>, 2> w;  // [out, in]
+    view<activation<P>, 2> dx;   // [tokens, in]      written, or added to
     store into = store::write;
     status check() const {
       return requirements{name}
           .equal("dy", "columns", dy.extent(1), "w as rows", w.extent(0))
           .equal("dx", "tokens", dx.extent(0), "dy", dy.extent(0))
           .equal("dx", "columns", dx.extent(1), "w", w.extent(1))
-          .present("dy", dy).present("w", w).present("dx", dx)
+          .present("dy", dy)
+          .present("w", w)
+          .present("dx", dx)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dx", dx); }
@@ -59,7 +63,9 @@ struct gemm {
           .equal("dy", "tokens", dy.extent(0), "x", x.extent(0))
           .equal("dw", "rows", dw.extent(0), "dy as columns", dy.extent(1))
           .equal("dw", "columns", dw.extent(1), "x", x.extent(1))
-          .present("dy", dy).present("x", x).present("dw", dw)
+          .present("dy", dy)
+          .present("x", x)
+          .present("dw", dw)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dw", dw); }
@@ -89,4 +95,4 @@ void gemm<P, Output>::backward_weights(Ctx& ctx, const backward_weights_args& ar
   invoke<gemm>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

@@ -29,7 +29,9 @@ struct grouped_gemm {
           .equal("y", "groups", y.groups(), "x", x.groups())
           .equal("y", "columns", y.width(), "w as rows", w.extent(1))
           .equal("y", "rows", y.rows.extent(0), "x", x.rows.extent(0))
-          .present("x", x.rows).present("w", w).present("y", y.rows)
+          .present("x", x.rows)
+          .present("w", w)
+          .present("y", y.rows)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("y", y.rows); }
@@ -47,7 +49,9 @@ struct grouped_gemm {
           .equal("dx", "groups", dx.groups(), "dy", dy.groups())
           .equal("dx", "columns", dx.width(), "w", w.extent(2))
           .equal("dx", "rows", dx.rows.extent(0), "dy", dy.rows.extent(0))
-          .present("dy", dy.rows).present("w", w).present("dx", dx.rows)
+          .present("dy", dy.rows)
+          .present("w", w)
+          .present("dx", dx.rows)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dx", dx.rows); }
@@ -64,7 +68,9 @@ struct grouped_gemm {
           .equal("x", "groups", x.groups(), "dy", dy.groups())
           .equal("dw", "rows", dw.extent(1), "dy as columns", dy.width())
           .equal("dw", "columns", dw.extent(2), "x", x.width())
-          .present("dy", dy.rows).present("x", x.rows).present("dw", dw)
+          .present("dy", dy.rows)
+          .present("x", x.rows)
+          .present("dw", dw)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dw", dw); }
@@ -94,4 +100,4 @@ void grouped_gemm<P>::backward_weights(Ctx& ctx, const backward_weights_args& ar
   invoke<grouped_gemm>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

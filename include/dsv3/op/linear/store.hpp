@@ -11,4 +11,4 @@ enum class store {
   add,    // the result is added to it
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -18,17 +18,20 @@ template <precision P>
 struct cross_entropy {
   struct forward_args {
     static constexpr const char* name = "cross_entropy.forward";
-    view<const accumulator<P>, 2> logits;     // [tokens, vocab]
-    view<const std::int32_t, 1> targets;      // [tokens]        -1: ignored
-    double scale = 1;                         // usually 1 / number of targets
-    view<double, 1> loss;                     // [1]             added to
-    view<accumulator<P>, 1> lse;              // [tokens]        written; needed by backward
+    view<const accumulator<P>, 2> logits;  // [tokens, vocab]
+    view<const std::int32_t, 1> targets;   // [tokens]        -1: ignored
+    double scale = 1;                      // usually 1 / number of targets
+    view<double, 1> loss;                  // [1]             added to
+    view<accumulator<P>, 1> lse;           // [tokens]        written; needed by backward
     status check() const {
       return requirements{name}
           .equal("targets", "tokens", targets.extent(0), "logits", logits.extent(0))
           .equal("lse", "tokens", lse.extent(0), "logits", logits.extent(0))
           .equal("loss", "elements", loss.extent(0), "a scalar", 1)
-          .present("logits", logits).present("targets", targets).present("lse", lse).present("loss", loss)
+          .present("logits", logits)
+          .present("targets", targets)
+          .present("lse", lse)
+          .present("loss", loss)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("loss", loss), visit("lse", lse); }
@@ -36,11 +39,11 @@ struct cross_entropy {
 
   struct backward_args {
     static constexpr const char* name = "cross_entropy.backward";
-    view<const accumulator<P>, 2> logits;     // [tokens, vocab]
-    view<const std::int32_t, 1> targets;      // [tokens]
-    view<const accumulator<P>, 1> lse;        // [tokens]
-    double scale = 1;                         // forward's scale times the gradient that reaches the loss
-    view<accumulator<P>, 2> dlogits;          // [tokens, vocab]   written; may be logits
+    view<const accumulator<P>, 2> logits;  // [tokens, vocab]
+    view<const std::int32_t, 1> targets;   // [tokens]
+    view<const accumulator<P>, 1> lse;     // [tokens]
+    double scale = 1;                      // forward's scale times the gradient that reaches the loss
+    view<accumulator<P>, 2> dlogits;       // [tokens, vocab]   written; may be logits
     status check() const {
       return requirements{name}
           .equal("targets", "tokens", targets.extent(0), "logits", logits.extent(0))
@@ -73,4 +76,4 @@ void cross_entropy<P>::backward(Ctx& ctx, const backward_args& args) {
   invoke<cross_entropy>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

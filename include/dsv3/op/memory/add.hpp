@@ -40,4 +40,4 @@ void add<P>::forward(Ctx& ctx, const forward_args& args) {
   invoke<add>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

@@ -54,4 +54,4 @@ void copy(Ctx& ctx, From& from, To& to) {
       from, to);
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

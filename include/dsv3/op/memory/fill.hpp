@@ -61,4 +61,4 @@ void zero(Ctx& ctx, Bundle& bundle) {
       bundle);
 }
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

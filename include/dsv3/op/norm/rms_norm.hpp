@@ -54,7 +54,9 @@ status rms_norm<P>::forward_args::check() const {
       .equal("y", "tokens", y.extent(0), "x", x.extent(0))
       .equal("y", "columns", y.extent(1), "x", x.extent(1))
       .that(epsilon > 0, "epsilon must be positive")
-      .present("x", x).present("gain", gain).present("y", y);
+      .present("x", x)
+      .present("gain", gain)
+      .present("y", y);
   if (!rstd.empty()) need.equal("rstd", "tokens", rstd.extent(0), "x", x.extent(0));
   if (!residual.empty() || !sum.empty())
     need.equal("residual", "tokens", residual.extent(0), "x", x.extent(0))
@@ -71,7 +73,10 @@ status rms_norm<P>::backward_args::check() const {
       .equal("x", "columns", x.extent(1), "dy", dy.extent(1))
       .equal("rstd", "tokens", rstd.extent(0), "dy", dy.extent(0))
       .equal("gain", "columns", gain.extent(0), "dy", dy.extent(1))
-      .present("dy", dy).present("x", x).present("gain", gain).present("rstd", rstd);
+      .present("dy", dy)
+      .present("x", x)
+      .present("gain", gain)
+      .present("rstd", rstd);
   if (!dx.empty())
     need.equal("dx", "tokens", dx.extent(0), "dy", dy.extent(0))
         .equal("dx", "columns", dx.extent(1), "dy", dy.extent(1));
@@ -93,4 +98,4 @@ void rms_norm<P>::backward(Ctx& ctx, const backward_args& args) {
   invoke<rms_norm>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

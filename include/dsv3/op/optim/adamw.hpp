@@ -24,12 +24,12 @@ template <precision P, class Weight = weight<P>>
 struct adamw {
   struct step_args {
     static constexpr const char* name = "adamw.step";
-    view<const gradient<P>, 1> g;         // [n]    the gradient
-    view<const double, 1> scale;          // [1]    the clip factor
-    view<master<P>, 1> p;                  // [n]    moved
-    view<Weight, 1> w;                     // [n]    the weight forward reads, written; may be p
-    view<moment<P>, 1> m;                 // [n]    moved
-    view<moment<P>, 1> v;                 // [n]    moved
+    view<const gradient<P>, 1> g;  // [n]    the gradient
+    view<const double, 1> scale;   // [1]    the clip factor
+    view<master<P>, 1> p;          // [n]    moved
+    view<Weight, 1> w;             // [n]    the weight forward reads, written; may be p
+    view<moment<P>, 1> m;          // [n]    moved
+    view<moment<P>, 1> v;          // [n]    moved
     adamw_config config;
     double learning_rate = 0;
     index_t step = 1;
@@ -41,13 +41,15 @@ struct adamw {
           .equal("v", "elements", v.extent(0), "g", g.extent(0))
           .equal("scale", "elements", scale.extent(0), "a scalar", 1)
           .that(step >= 1, "steps are counted from 1")
-          .present("g", g).present("p", p).present("w", w)
-          .present("m", m).present("v", v).present("scale", scale)
+          .present("g", g)
+          .present("p", p)
+          .present("w", w)
+          .present("m", m)
+          .present("v", v)
+          .present("scale", scale)
           .verdict();
     }
-    void outputs(auto&& visit) const {
-      visit("p", p), visit("w", w), visit("m", m), visit("v", v);
-    }
+    void outputs(auto&& visit) const { visit("p", p), visit("w", w), visit("m", m), visit("v", v); }
   };
 
   template <execution_context Ctx>
@@ -61,4 +63,4 @@ void adamw<P, Weight>::step(Ctx& ctx, const step_args& args) {
 }
 
 }  // namespace op
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

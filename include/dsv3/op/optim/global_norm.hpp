@@ -19,7 +19,8 @@ struct global_norm {
     status check() const {
       return requirements{name}
           .equal("sum", "elements", sum.extent(0), "a scalar", 1)
-          .present("x", x).present("sum", sum)
+          .present("x", x)
+          .present("sum", sum)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("sum", sum); }
@@ -36,7 +37,9 @@ struct global_norm {
           .that(limit > 0, "the limit must be positive")
           .equal("norm", "elements", norm.extent(0), "a scalar", 1)
           .equal("scale", "elements", scale.extent(0), "a scalar", 1)
-          .present("sum", sum).present("norm", norm).present("scale", scale)
+          .present("sum", sum)
+          .present("norm", norm)
+          .present("scale", scale)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("norm", norm), visit("scale", scale); }
@@ -59,4 +62,4 @@ void global_norm<Element>::finish(Ctx& ctx, const finish_args& args) {
   invoke<global_norm>(ctx, args);
 }
 
-}  // namespace dsv3::op
+}  // namespace dsv3::inline DSV3_ABI::op

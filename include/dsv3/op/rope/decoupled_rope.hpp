@@ -30,9 +30,7 @@ struct rope_table {
     visit("sine", shape{c.positions, c.qk_rope / 2}, self.sine...);
   }
 
-  operator rope_table<const Element>() const
-    requires(!std::is_const_v<Element>)
-  {
+  operator rope_table<const Element>() const requires(!std::is_const_v<Element>) {
     return {{config.positions, config.qk_rope}, cosine, sine};
   }
 };
@@ -57,7 +55,8 @@ struct decoupled_rope {
                  table.config.qk_rope / 2)
           .equal("sine", "positions", table.sine.extent(0), "cosine", table.cosine.extent(0))
           .equal("sine", "rotary pairs", table.sine.extent(1), "cosine", table.cosine.extent(1))
-          .present("cosine", table.cosine).present("sine", table.sine)
+          .present("cosine", table.cosine)
+          .present("sine", table.sine)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("cosine", table.cosine), visit("sine", table.sine); }
@@ -65,8 +64,8 @@ struct decoupled_rope {
 
   struct apply_args {
     static constexpr const char* name = "decoupled_rope.apply";
-    view<activation<P>, 3> x;                    // [tokens, heads, qk_rope]   rotated in place
-    view<const std::int32_t, 1> positions;       // [tokens]                   below table.config.positions
+    view<activation<P>, 3> x;               // [tokens, heads, qk_rope]   rotated in place
+    view<const std::int32_t, 1> positions;  // [tokens]                   below table.config.positions
     rope_table<const accumulator<P>> table;
     rotation direction = rotation::forward;
     status check() const {
@@ -76,7 +75,9 @@ struct decoupled_rope {
           .that(x.extent(2) % 2 == 0, "x has an odd number of rotary channels")
           .equal("sine", "positions", table.sine.extent(0), "cosine", table.cosine.extent(0))
           .equal("sine", "rotary pairs", table.sine.extent(1), "cosine", table.cosine.extent(1))
-          .present("x", x).present("positions", positions).present("cosine", table.cosine)
+          .present("x", x)
+          .present("positions", positions)
+          .present("cosine", table.cosine)
           .present("sine", table.sine)
           .verdict();
     }
@@ -101,4 +102,4 @@ void decoupled_rope<P, Layout>::apply(Ctx& ctx, const apply_args& args) {
 }
 
 }  // namespace op
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -11,9 +11,9 @@ namespace dsv3::inline DSV3_ABI {
 
 /// The rotary embedding of a model. factor 1 means no YaRN.
 struct rope_config {
-  double theta = 10000;           // base of the frequencies
-  double factor = 1;              // context stretch s
-  double original_length = 4096;  // trained context, tokens
+  double theta = 10000;                  // base of the frequencies
+  double factor = 1;                     // context stretch s
+  double original_length = 4096;         // trained context, tokens
   double beta_fast = 32, beta_slow = 1;  // ramp limits, rotations over the trained context
   double mscale = 1, mscale_all_dim = 1;
 
@@ -49,4 +49,4 @@ struct rope_config {
   bool operator==(const rope_config&) const = default;
 };
 
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -32,7 +32,8 @@ struct routing_bias {
       return requirements{name}
           .equal("bias", "experts", bias.extent(0), "load", load.extent(0))
           .that(rate >= 0, "the rate must not be negative")
-          .present("load", load).present("bias", bias)
+          .present("load", load)
+          .present("bias", bias)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("bias", bias); }
@@ -56,9 +57,9 @@ struct sequence_balance {
     view<const std::int32_t, 2> ids;       // [tokens, top_k]          the router's choice
     packed_sequences sequence;
     balance_indicator indicator = balance_indicator::unbiased_top_k;
-    double coefficient = 0;                // alpha
-    view<accumulator<P>, 2> fraction;      // [sequences, experts]     f, written; needed by backward
-    view<double, 1> loss;                  // [1]                      added to
+    double coefficient = 0;            // alpha
+    view<accumulator<P>, 2> fraction;  // [sequences, experts]     f, written; needed by backward
+    view<double, 1> loss;              // [1]                      added to
     status check() const {
       return requirements{name}
           .equal("sequence", "tokens", sequence.tokens(), "scores", scores.extent(0))
@@ -68,7 +69,10 @@ struct sequence_balance {
           .equal("fraction", "sequences", fraction.extent(0), "sequence", sequence.sequences())
           .equal("fraction", "experts", fraction.extent(1), "scores", scores.extent(1))
           .equal("loss", "elements", loss.extent(0), "a scalar", 1)
-          .present("scores", scores).present("ids", ids).present("fraction", fraction).present("loss", loss)
+          .present("scores", scores)
+          .present("ids", ids)
+          .present("fraction", fraction)
+          .present("loss", loss)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("fraction", fraction), visit("loss", loss); }
@@ -79,8 +83,8 @@ struct sequence_balance {
     view<const accumulator<P>, 2> scores;    // [tokens, experts]
     view<const accumulator<P>, 2> fraction;  // [sequences, experts]
     packed_sequences sequence;
-    double coefficient = 0;                  // alpha times the gradient that reaches the loss
-    view<accumulator<P>, 2> dscores;         // [tokens, experts]       written
+    double coefficient = 0;           // alpha times the gradient that reaches the loss
+    view<accumulator<P>, 2> dscores;  // [tokens, experts]       written
     status check() const {
       return requirements{name}
           .equal("sequence", "tokens", sequence.tokens(), "scores", scores.extent(0))
@@ -88,7 +92,9 @@ struct sequence_balance {
           .equal("fraction", "experts", fraction.extent(1), "scores", scores.extent(1))
           .equal("dscores", "tokens", dscores.extent(0), "scores", scores.extent(0))
           .equal("dscores", "experts", dscores.extent(1), "scores", scores.extent(1))
-          .present("scores", scores).present("fraction", fraction).present("dscores", dscores)
+          .present("scores", scores)
+          .present("fraction", fraction)
+          .present("dscores", dscores)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dscores", dscores); }
@@ -117,4 +123,4 @@ void sequence_balance<P>::backward(Ctx& ctx, const backward_args& args) {
 }
 
 }  // namespace op
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI

@@ -18,7 +18,7 @@ struct router_config {
   index_t hidden = 0, experts = 0, top_k = 0;
   index_t groups = 1, kept_groups = 1;  // experts lie in `groups` blocks; a token uses `kept_groups` of them
   gate_norm normalise = gate_norm::sum_to_one;
-  double scale = 1;                     // routed_scaling_factor
+  double scale = 1;  // routed_scaling_factor
 
   index_t group_experts() const { return experts / groups; }
   /// A group is as good as the sum of this many of its best experts.
@@ -52,13 +52,13 @@ struct router {
   struct forward_args {
     static constexpr const char* name = "router.forward";
     router_config config;
-    view<const activation<P>, 2> x;        // [tokens, hidden]
-    view<const master<P>, 2> centroids;    // [experts, hidden]
-    view<const master<P>, 1> bias;         // [experts]
-    view<accumulator<P>, 2> scores;        // [tokens, experts]    s, written; backward and balance read it
-    view<std::int32_t, 2> ids;             // [tokens, top_k]      written
-    view<accumulator<P>, 2> gates;         // [tokens, top_k]      written
-    view<std::int64_t, 1> load = {};       // [experts]            assignments, added to when not empty
+    view<const activation<P>, 2> x;      // [tokens, hidden]
+    view<const master<P>, 2> centroids;  // [experts, hidden]
+    view<const master<P>, 1> bias;       // [experts]
+    view<accumulator<P>, 2> scores;      // [tokens, experts]    s, written; backward and balance read it
+    view<std::int32_t, 2> ids;           // [tokens, top_k]      written
+    view<accumulator<P>, 2> gates;       // [tokens, top_k]      written
+    view<std::int64_t, 1> load = {};     // [experts]            assignments, added to when not empty
     status check() const;
     void outputs(auto&& visit) const {
       visit("scores", scores), visit("ids", ids), visit("gates", gates), visit("load", load);
@@ -90,7 +90,9 @@ struct router {
           .equal("x", "tokens", x.extent(0), "dlogits", dlogits.extent(0))
           .equal("dcentroids", "experts", dcentroids.extent(0), "dlogits", dlogits.extent(1))
           .equal("dcentroids", "columns", dcentroids.extent(1), "x", x.extent(1))
-          .present("dlogits", dlogits).present("x", x).present("dcentroids", dcentroids)
+          .present("dlogits", dlogits)
+          .present("x", x)
+          .present("dcentroids", dcentroids)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("dcentroids", dcentroids); }
@@ -118,8 +120,12 @@ status router<P>::forward_args::check() const {
       .equal("ids", "columns", ids.extent(1), "config as top_k", config.top_k)
       .equal("gates", "tokens", gates.extent(0), "x", x.extent(0))
       .equal("gates", "columns", gates.extent(1), "config as top_k", config.top_k)
-      .present("x", x).present("centroids", centroids).present("bias", bias).present("scores", scores)
-      .present("ids", ids).present("gates", gates);
+      .present("x", x)
+      .present("centroids", centroids)
+      .present("bias", bias)
+      .present("scores", scores)
+      .present("ids", ids)
+      .present("gates", gates);
   if (!load.empty()) need.equal("load", "experts", load.extent(0), "config", config.experts);
   return need.verdict();
 }
@@ -138,8 +144,12 @@ status router<P>::backward_data_args::check() const {
       .equal("dlogits", "experts", dlogits.extent(1), "config", config.experts)
       .equal("dx", "tokens", dx.extent(0), "dgates", dgates.extent(0))
       .equal("dx", "columns", dx.extent(1), "centroids", centroids.extent(1))
-      .present("dgates", dgates).present("scores", scores).present("ids", ids).present("centroids", centroids)
-      .present("dlogits", dlogits).present("dx", dx);
+      .present("dgates", dgates)
+      .present("scores", scores)
+      .present("ids", ids)
+      .present("centroids", centroids)
+      .present("dlogits", dlogits)
+      .present("dx", dx);
   if (!dscores.empty())
     need.equal("dscores", "tokens", dscores.extent(0), "dgates", dgates.extent(0))
         .equal("dscores", "experts", dscores.extent(1), "config", config.experts);
@@ -163,4 +173,4 @@ void router<P>::backward_weights(Ctx& ctx, const backward_weights_args& args) {
 }
 
 }  // namespace op
-}  // namespace dsv3
+}  // namespace dsv3::inline DSV3_ABI
