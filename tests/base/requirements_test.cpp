@@ -32,6 +32,18 @@ TEST_CASE("demands without numbers") {
         "op: epsilon must be positive");
 }
 
+TEST_CASE("demands about numbers") {
+  const auto groups = [](dsv3::index_t count) {
+    return requirements{"op"}
+        .that(count == 4, "the groups must divide the experts", {{"experts", 16}, {"groups", count}})
+        .that(false, "said second", {{"groups", count}})
+        .verdict()
+        .message();
+  };
+  CHECK(groups(3) == "op: the groups must divide the experts, found experts 16, groups 3");
+  CHECK(groups(4) == "op: said second, found groups 4");
+}
+
 TEST_CASE("a view is present when it is empty or points somewhere") {
   float value = 0;
   CHECK(requirements{"op"}.present("x", dsv3::view<float, 2>{}).verdict().good());

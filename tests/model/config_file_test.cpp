@@ -242,10 +242,14 @@ TEST_CASE("contradictions inside the rope fields") {
 
 TEST_CASE("impossible sizes") {
   CHECK(refused("qk_rope_head_dim", 7) ==
-        "c.json: model config: qk_rope_head_dim must be positive and even: rotary channels come in pairs");
-  CHECK(refused("n_group", 5) == "c.json: router: the groups must divide the experts");
+        "c.json: model config: qk_rope_head_dim must be positive and even: rotary channels come in pairs, "
+        "found qk_rope_head_dim 7");
+  CHECK(refused("n_group", 5) ==
+        "c.json: router: the groups must divide the experts, found experts 16, groups 5");
   CHECK(refused("num_experts_per_tok", 9) ==
-        "c.json: router: top_k must be between 1 and the experts of the kept groups");
+        "c.json: router: top_k must be between 1 and the experts of the kept groups, found top_k 9, experts "
+        "16, "
+        "groups 4, kept groups 2");
   json object = published();
   for (const char* key : {"hidden_size", "intermediate_size", "moe_intermediate_size", "n_routed_experts"})
     object[key] = 1 << 20;

@@ -218,8 +218,8 @@ config unknown_key 's/"hidden_size"/"hiden_sizes": 1, "hidden_size"/' "/config.j
 config no_key '/vocab_size/s/"vocab_size": 16, //' "/config.json: vocab_size is missing, expected an integer from 1 to 16777216"
 config text 's/"hidden_size": 8/"hidden_size": "8"/' '/config.json: hidden_size is "8", expected an integer from 1 to 1048576'
 config llama 's/deepseek_v3/llama/' '/config.json: model_type is "llama", expected deepseek_v3 or deepseek_v2'
-config groups 's/"n_group": 2/"n_group": 3/' "/config.json: router: the groups must divide the experts"
-config odd 's/"qk_rope_head_dim": 2/"qk_rope_head_dim": 3/' "/config.json: model config: qk_rope_head_dim must be positive and even: rotary channels come in pairs"
+config groups 's/"n_group": 2/"n_group": 3/' "/config.json: router: the groups must divide the experts, found experts 4, groups 3"
+config odd 's/"qk_rope_head_dim": 2/"qk_rope_head_dim": 3/' "/config.json: model config: qk_rope_head_dim must be positive and even: rotary channels come in pairs, found qk_rope_head_dim 3"
 config cut '$d' "/config.json: line *, byte *"
 config fp8 's/"model_type"/"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}, "model_type"/' \
   '/config.json: quantization_config names "fp8", expected weights in F64, F32 or BF16: this version reads no quantised weights'

@@ -5,6 +5,7 @@
 #include <dsv3/base/error.hpp>
 #include <dsv3/base/index.hpp>
 
+#include <initializer_list>
 #include <string>
 
 namespace dsv3::inline DSV3_ABI {
@@ -30,6 +31,22 @@ class requirements {
   /// Any other demand; `sentence` says what was found and expected.
   requirements& that(bool holds, const char* sentence) {
     if (!holds && message_.empty()) fail(sentence);
+    return *this;
+  }
+
+  struct number {
+    const char* name;
+    index_t value;
+  };
+  /// The same about numbers, which the sentence ends with: "..., found experts 16, groups 3".
+  requirements& that(bool holds, const char* sentence, std::initializer_list<number> found) {
+    if (holds || !message_.empty()) return *this;
+    fail(sentence);
+    const char* before = ", found ";
+    for (const number& each : found) {
+      message_.append(before).append(each.name).append(" ").append(std::to_string(each.value));
+      before = ", ";
+    }
     return *this;
   }
 

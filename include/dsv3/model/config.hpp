@@ -93,7 +93,8 @@ inline status model_config::check() const {
       .that(hidden > 0, "hidden_size must be positive")
       .that(layers > 0, "num_hidden_layers must be positive")
       .that(dense_layers >= 0 && dense_layers <= layers,
-            "first_k_dense_replace must be between 0 and num_hidden_layers")
+            "first_k_dense_replace must be between 0 and num_hidden_layers",
+            {{"first_k_dense_replace", dense_layers}, {"num_hidden_layers", layers}})
       .that(mtp_depth >= 0, "num_nextn_predict_layers must not be negative")
       .that(dense_layers == 0 || dense_inner > 0, "intermediate_size must be positive where layers are dense")
       .that(heads > 0, "num_attention_heads must be positive")
@@ -101,9 +102,13 @@ inline status model_config::check() const {
       .that(q_rank >= 0, "q_lora_rank must be positive, or null for direct queries")
       .that(qk_nope > 0 && v_dim > 0, "qk_nope_head_dim and v_head_dim must be positive")
       .that(qk_rope > 0 && qk_rope % 2 == 0,
-            "qk_rope_head_dim must be positive and even: rotary channels come in pairs")
+            "qk_rope_head_dim must be positive and even: rotary channels come in pairs",
+            {{"qk_rope_head_dim", qk_rope}})
       .that(layers == dense_layers || experts > 0,
-            "n_routed_experts must be positive where layers have experts")
+            "n_routed_experts must be positive where layers have experts",
+            {{"n_routed_experts", experts},
+             {"num_hidden_layers", layers},
+             {"first_k_dense_replace", dense_layers}})
       .that(experts == 0 || expert_inner > 0, "moe_intermediate_size must be positive")
       .that(shared_experts >= 0, "n_shared_experts must not be negative")
       .that(epsilon > 0 && latent_epsilon > 0, "rms_norm_eps must be positive")

@@ -444,15 +444,22 @@ TEST_CASE("the router says what does not fit") {
     return c.check().message();
   };
   CHECK(config([](auto&) {}) == "");
-  CHECK(config([](auto& c) { c.experts = 0; }) == "router: experts and groups must be positive");
-  CHECK(config([](auto& c) { c.groups = 0; }) == "router: experts and groups must be positive");
-  CHECK(config([](auto& c) { c.groups = 5; }) == "router: the groups must divide the experts");
-  CHECK(config([](auto& c) { c.kept_groups = 5; }) == "router: kept groups must be between 1 and the groups");
-  CHECK(config([](auto& c) { c.kept_groups = 0; }) == "router: kept groups must be between 1 and the groups");
+  CHECK(config([](auto& c) { c.experts = 0; }) ==
+        "router: experts and groups must be positive, found experts 0, groups 4");
+  CHECK(config([](auto& c) { c.groups = 0; }) ==
+        "router: experts and groups must be positive, found experts 12, groups 0");
+  CHECK(config([](auto& c) { c.groups = 5; }) ==
+        "router: the groups must divide the experts, found experts 12, groups 5");
+  CHECK(config([](auto& c) { c.kept_groups = 5; }) ==
+        "router: kept groups must be between 1 and the groups, found kept groups 5, groups 4");
+  CHECK(config([](auto& c) { c.kept_groups = 0; }) ==
+        "router: kept groups must be between 1 and the groups, found kept groups 0, groups 4");
   CHECK(config([](auto& c) { c.top_k = 7; }) ==
-        "router: top_k must be between 1 and the experts of the kept groups");
+        "router: top_k must be between 1 and the experts of the kept groups, found top_k 7, experts 12, "
+        "groups 4, kept groups 2");
   CHECK(config([](auto& c) { c.top_k = 0; }) ==
-        "router: top_k must be between 1 and the experts of the kept groups");
+        "router: top_k must be between 1 and the experts of the kept groups, found top_k 0, experts 12, "
+        "groups 4, kept groups 2");
 
   const auto forward = [&](auto&& change) {
     auto args = f.forward_args();
@@ -462,7 +469,8 @@ TEST_CASE("the router says what does not fit") {
   const std::string at = "router.forward: ";
   CHECK(forward([](auto&) {}) == "");
   CHECK(forward([](auto& a) { a.config.top_k = 0; }) ==
-        "router: top_k must be between 1 and the experts of the kept groups");
+        "router: top_k must be between 1 and the experts of the kept groups, found top_k 0, experts 12, "
+        "groups 4, kept groups 2");
   CHECK(forward([&](auto& a) { a.x = other.x; }) == at + "x has 9 columns, config as hidden has 8");
   CHECK(forward([&](auto& a) { a.centroids = other.centroids; }) ==
         at + "centroids has 13 experts, config has 12");

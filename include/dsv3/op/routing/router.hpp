@@ -26,11 +26,15 @@ struct router_config {
 
   status check() const {
     return requirements{"router"}
-        .that(experts > 0 && groups > 0, "experts and groups must be positive")
-        .that(groups <= 0 || experts % groups == 0, "the groups must divide the experts")
-        .that(kept_groups > 0 && kept_groups <= groups, "kept groups must be between 1 and the groups")
+        .that(experts > 0 && groups > 0, "experts and groups must be positive",
+              {{"experts", experts}, {"groups", groups}})
+        .that(groups <= 0 || experts % groups == 0, "the groups must divide the experts",
+              {{"experts", experts}, {"groups", groups}})
+        .that(kept_groups > 0 && kept_groups <= groups, "kept groups must be between 1 and the groups",
+              {{"kept groups", kept_groups}, {"groups", groups}})
         .that(groups <= 0 || (top_k > 0 && top_k <= kept_groups * (experts / groups)),
-              "top_k must be between 1 and the experts of the kept groups")
+              "top_k must be between 1 and the experts of the kept groups",
+              {{"top_k", top_k}, {"experts", experts}, {"groups", groups}, {"kept groups", kept_groups}})
         .verdict();
   }
   bool operator==(const router_config&) const = default;
