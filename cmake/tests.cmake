@@ -77,6 +77,9 @@ file(GLOB_RECURSE test_scripts CONFIGURE_DEPENDS tests/*_test.sh)
 foreach(script IN LISTS test_scripts)
   dsv3_dotted(name ${script} tests _test.sh)
   string(REGEX REPLACE "\\..*" "" folder ${name})
+  if(NOT TARGET tests.${folder})
+    add_custom_target(tests.${folder})
+  endif()
   set(labels ${folder})
   if(name MATCHES "nvcc")
     list(APPEND labels nvcc)
@@ -90,6 +93,13 @@ foreach(script IN LISTS test_scripts)
     set_tests_properties(${name} PROPERTIES PROCESSORS 2 COST 1000)
   endif()
 endforeach()
+
+# The scripts under tests/programs drive the programs.
+if(TARGET tests.programs AND DSV3_EXAMPLES)
+  foreach(program train forward plan plot)
+    add_dependencies(tests.programs dsv3-${program})
+  endforeach()
+endif()
 
 # ---- fuzzing: a bounded run of each target from its corpus; needs clang ------------------------------------------------
 find_program(DSV3_CLANG clang++)
