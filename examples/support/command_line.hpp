@@ -9,6 +9,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -56,6 +57,7 @@ inline std::string unknown_flag(const CLI::App& app) {
 /// Parses, then acts; the answer is main's. `act` returns an exit code.
 template <class Act>
 int run_program(CLI::App& app, int argc, char** argv, Act&& act) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is a failed write, as on a full disk
   const auto complain = [&](const std::string& sentence, int code) {
     std::fflush(stdout);
     std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), sentence.c_str());
