@@ -7,11 +7,12 @@ Writes OUT/<variant>/, for every variant below or for the named ones:
   config.json          as a model repository has it
   model.safetensors    weights under the published names, one tensor per expert
   golden.safetensors   input_ids       I64 [rows, length]
-                       logits, loss    of the main model; loss is the mean over rows * (length - 1) targets
+                       logits, loss    of the main model; loss: mean over rows * (length - 1) targets
                        hidden.<i>      input of block i; the last one is after the final norm
-                       mtp.1.logits    [rows, length - 1, vocab], and mtp.1.loss, where there is an MTP module
-                       grad.<name>     gradient of loss + mtp_weight * mtp.1.loss, under the weight's name
-transformers has no MTP module in training: the one here is built from its blocks, as section 2.2 of the report says.
+                       mtp.1.logits    [rows, length - 1, vocab], and mtp.1.loss, with an MTP module
+                       grad.<name>     gradient of loss + mtp_weight * mtp.1.loss, by the weight's name
+transformers has no MTP module in training: the one here is built from its blocks, as section 2.2 of the
+report says.
 Needs torch, transformers (5 or later) and safetensors.
 """
 import json
@@ -29,13 +30,14 @@ ROWS, LENGTH = 2, 48
 BASE = dict(
     vocab_size=160, hidden_size=64, num_hidden_layers=3, first_k_dense_replace=1, intermediate_size=128,
     num_attention_heads=4, num_key_value_heads=4, q_lora_rank=48, kv_lora_rank=32, qk_nope_head_dim=16,
-    qk_rope_head_dim=8, v_head_dim=16, n_routed_experts=16, n_shared_experts=1, num_experts_per_tok=4, n_group=4,
-    topk_group=2, moe_intermediate_size=32, norm_topk_prob=True, routed_scaling_factor=2.5, rms_norm_eps=1e-6,
-    max_position_embeddings=64, num_nextn_predict_layers=0, hidden_act="silu", attention_bias=False,
+    qk_rope_head_dim=8, v_head_dim=16, n_routed_experts=16, n_shared_experts=1, num_experts_per_tok=4,
+    n_group=4, topk_group=2, moe_intermediate_size=32, norm_topk_prob=True, routed_scaling_factor=2.5,
+    rms_norm_eps=1e-6, max_position_embeddings=64, num_nextn_predict_layers=0, hidden_act="silu",
+    attention_bias=False,
     tie_word_embeddings=False)
 
-YARN = dict(type="yarn", rope_type="yarn", factor=8.0, original_max_position_embeddings=32, beta_fast=32, beta_slow=1,
-            mscale=1.0, mscale_all_dim=1.0, rope_theta=10000.0)
+YARN = dict(type="yarn", rope_type="yarn", factor=8.0, original_max_position_embeddings=32, beta_fast=32,
+            beta_slow=1, mscale=1.0, mscale_all_dim=1.0, rope_theta=10000.0)
 
 # What each differs in, how its weights are stored, and what the MTP loss counts.
 VARIANTS = {
@@ -154,8 +156,9 @@ def make(name, folder):
     plain = lambda tensors: {k: t.detach().contiguous().clone() for k, t in tensors.items()}
     save_file(plain(weights), os.path.join(folder, "model.safetensors"), {"format": "pt"})
     save_file(plain(expected), os.path.join(folder, "golden.safetensors"))
-    card = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "scoring_func": "sigmoid",
-            "topk_method": "noaux_tc", "torch_dtype": str(store)[len("torch."):], **given}
+    card = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+            "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+            "torch_dtype": str(store)[len("torch."):], **given}
     with open(os.path.join(folder, "config.json"), "w") as file:
         json.dump(card, file, indent=1)
         file.write("\n")

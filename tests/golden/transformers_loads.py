@@ -3,7 +3,8 @@
 
 usage: python3 transformers_loads.py CHECKPOINT DSV3_FORWARD
 
-transformers has no use for the tensors of MTP modules; any other tensor that it misses or does not know is an error.
+transformers has no use for the tensors of MTP modules; any other tensor that it misses or does not know is an
+error.
 Needs torch, transformers (5 or later) and safetensors.
 """
 import os
@@ -27,7 +28,8 @@ def main():
     mtp = re.compile(r"model\.layers\.(\d+)\.")
     extra = [n for n in report["unexpected_keys"]
              if not (mtp.match(n) and int(mtp.match(n)[1]) >= model.config.num_hidden_layers)]
-    for kind, names in (("unknown", extra), ("missing", report["missing_keys"]), ("mismatched", report["mismatched_keys"])):
+    found = {"unknown": extra, "missing": report["missing_keys"], "mismatched": report["mismatched_keys"]}
+    for kind, names in found.items():
         if names:
             sys.exit(f"{kind} to transformers: {sorted(names)[:5]}")
 
@@ -36,7 +38,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         given, out = os.path.join(folder, "ids.safetensors"), os.path.join(folder, "out.safetensors")
         save_file({"input_ids": ids}, given)
-        subprocess.run([forward, "--model", checkpoint, "--ids", given, "--out", out, "--precision", "fp32"], check=True)
+        command = [forward, "--model", checkpoint, "--ids", given, "--out", out, "--precision", "fp32"]
+        subprocess.run(command, check=True)
         found = load_file(out)["logits"]
     with torch.no_grad():
         expected = model(ids, use_cache=False).logits

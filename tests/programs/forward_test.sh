@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# dsv3-forward in every precision, and one sentence with the right exit code for input that makes no sense. What it
-# computes is compared by tests/model/golden_test.cpp.
+# dsv3-forward in every precision, and one sentence with the right exit code for input that makes no sense.
+# What it computes is compared by tests/model/golden_test.cpp.
 source "$(dirname "$0")/../support/script.sh"
 forward=$DSV3_BIN/dsv3-forward
 [ -x "$forward" ] || skip "$forward is not built"
@@ -10,10 +10,12 @@ out=$scratch/out.safetensors
 
 for precision in fp32 bf16 fp64; do
   rm -f "$out"
-  "$forward" --model "$golden/tiny_mtp" --ids "$golden/tiny_mtp/golden.safetensors" --out "$out" --precision $precision ||
+  "$forward" --model "$golden/tiny_mtp" --ids "$golden/tiny_mtp/golden.safetensors" --out "$out" \
+    --precision $precision ||
     fail "--precision $precision exits with $?"
   head -c 20000 "$out" | grep -aq '"mtp.1.logits"' || fail "--precision $precision writes no MTP logits"
-  head -c 20000 "$out" | grep -aq '"grad.' && fail "--precision $precision writes gradients that were not asked for"
+  head -c 20000 "$out" | grep -aq '"grad.' &&
+    fail "--precision $precision writes gradients that were not asked for"
 done
 
 # refuses CODE SENTENCE MODEL IDS ARGUMENTS...
@@ -41,5 +43,6 @@ head -c 100000 "$tiny/model.safetensors" > "$scratch/cut/model.safetensors"
 found=$("$forward" --model "$scratch/cut" --ids "$ids" --out "$out" 2>&1)
 [ $? -eq 1 ] && [[ $found == *"ends at byte"* ]] || fail "a truncated file: $found"
 found=$("$forward" --model "$tiny" --ids "$ids" --out /dev/full/out 2>&1)
-[ "$found" = "dsv3-forward: /dev/full/out: cannot be created: Not a directory" ] || fail "a folder that cannot be: $found"
+[ "$found" = "dsv3-forward: /dev/full/out: cannot be created: Not a directory" ] ||
+  fail "a folder that cannot be: $found"
 finish
