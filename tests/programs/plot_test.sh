@@ -33,7 +33,8 @@ cannot 1 "$scratch/empty/run.jsonl: cannot be opened: No such file or directory"
 cannot 1 "$scratch/a/run.jsonl: no row has a field \"cee\"" --run "a=$scratch/a" --field cee
 cannot 1 "$scratch/a/run.jsonl: no row has a field \"grad_norm\"" --run "a=$scratch/a" --field grad_norm
 cannot 1 "$scratch/a/run.jsonl: no row has a field \"ce\"" --run "a=$scratch/a" --smooth 5
-for row in '{"step":1,"ce":' '[1]' '{"ce":1}' '{"step":"1","ce":1}' '{"step":1,"ce":"1"}' '{"step":1,"ce":[1,"2"]}'; do
+for row in '{"step":1,"ce":' '[1]' '{"ce":1}' '{"step":"1","ce":1}' '{"step":1,"ce":"1"}' \
+  '{"step":1,"ce":[1,"2"]}'; do
   printf '%s\n' "$row" > "$scratch/bad.jsonl"
   cannot 1 "$scratch/bad.jsonl: row 1*" --run "a=$scratch/bad.jsonl"
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# A run that saves at every step is killed at random moments, DSV3_KILLS times: it always finds its newest checkpoint
-# whole and ends as the run that nobody killed. Then checkpoints are damaged by hand.
+# A run that saves at every step is killed at random moments, DSV3_KILLS times: it always finds its newest
+# checkpoint whole and ends as the run that nobody killed. Then checkpoints are damaged by hand.
 source "$(dirname "$0")/../support/small_run.sh"
 kills=${DSV3_KILLS:-40}
 steps=20
@@ -41,7 +41,8 @@ while [ "$killed" -lt "$kills" ]; do
   fi
   [[ $(pointer) < $before ]] && fail "kill $killed: latest was $before and is $(pointer)"
   if [ $code -eq 0 ] || [ "$(pointer)" = "step-000000$steps" ]; then
-    train --out "$run" --resume auto > /dev/null 2> "$scratch/errors" || fail "the end: $(cat "$scratch/errors")"
+    train --out "$run" --resume auto > /dev/null 2> "$scratch/errors" ||
+      fail "the end: $(cat "$scratch/errors")"
     same "$whole" "$run" "killed $killed times"
     finished=$((finished + 1))
     rm -r "$run"
@@ -51,17 +52,17 @@ train --out "$run" --resume auto > /dev/null 2> "$scratch/errors" || fail "the e
 same "$whole" "$run" "killed $killed times"
 left=$(find "$run" -name '*.tmp-*' -o -name '*.dsv3-part')
 [ -z "$left" ] || fail "what the killed left behind stays: $left"
-echo "$killed kills, $in_save of them in a save, $without before the first checkpoint; $((finished + 1)) runs ended alike"
+echo "$killed kills, $in_save in a save, $without before a checkpoint; $((finished + 1)) runs ended alike"
 [ $((in_save * 10)) -ge "$kills" ] || fail "only $in_save of $killed kills hit a save"
 
-# ---- damage ----------------------------------------------------------------------------------------------------------
+# ---- damage ------------------------------------------------------------------------------------------------
 last=$run/step-000000$steps before=$run/step-000000$((steps - 1))
 cp -r "$run" "$scratch/kept"
 again() { rm -r "$run" && cp -r "$scratch/kept" "$run"; }
 flip() {  # one bit in the middle of a file
   local middle=$(($(stat -c %s "$1") / 2)) byte
   byte=$(od -An -tu1 -j $middle -N 1 "$1")
-  printf "\\x$(printf %x $((byte ^ 1)))" | dd of="$1" bs=1 seek=$middle conv=notrunc status=none
+  overwrite "$1" $middle "\\x$(printf %x $((byte ^ 1)))"
 }
 # goes_on PATTERN WHAT   with this line about the checkpoint, and to the same end
 goes_on() {
@@ -74,14 +75,16 @@ goes_on() {
 for file in "$last"/*; do
   name=${file##*/}
   again && flip "$file"
-  goes_on "goes on from $before: $last/$name*; the newest whole checkpoint is ${before##*/}" "a changed bit in $name"
+  goes_on "goes on from $before: $last/$name*; the newest whole checkpoint is ${before##*/}" \
+    "a changed bit in $name"
   again && truncate -s -2 "$file"
   goes_on "goes on from $before: $last/$name*; the newest whole checkpoint is ${before##*/}" "a short $name"
   again && rm "$file"
   goes_on "goes on from $before: $last/$name*; the newest whole checkpoint is ${before##*/}" "no $name"
 done
 again && rm -r "$last"
-goes_on "goes on from $before: $last/state.json: *; the newest whole checkpoint is ${before##*/}" "latest names nothing"
+goes_on "goes on from $before: $last/state.json: *; the newest whole checkpoint is ${before##*/}" \
+  "latest names nothing"
 again && rm -r "$last" "$run/latest"
 goes_on "goes on from $before: $run/latest names no checkpoint; *" "no latest"
 again && rm -r "$last" && echo elsewhere > "$run/latest"
@@ -91,6 +94,7 @@ again && flip "$last/model.safetensors" && flip "$before/state.safetensors"
 refuses 1 "$run: no whole checkpoint found: $last/model.safetensors is damaged: *" \
   dsv3-train "${flags[@]}" --out "$run" --resume auto
 again && flip "$last/state.safetensors"
-refuses 1 "$last/state.safetensors is damaged: *" dsv3-train "${flags[@]}" --out "$scratch/other" --resume "$last"
+refuses 1 "$last/state.safetensors is damaged: *" \
+  dsv3-train "${flags[@]}" --out "$scratch/other" --resume "$last"
 [ ! -e "$scratch/other" ] || fail "a refused checkpoint leaves a folder"
 finish

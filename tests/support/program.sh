@@ -8,8 +8,8 @@ needs() {
   for name in "$@"; do [ -x "$DSV3_BIN/$name" ] || skip "$DSV3_BIN/$name is not built"; done
 }
 
-# refuses CODE SENTENCE PROGRAM ARGUMENTS...   ends with CODE, and says "PROGRAM: SENTENCE" and nothing else on standard
-# error. A * in the sentence stands for any text.
+# refuses CODE SENTENCE PROGRAM ARGUMENTS...   ends with CODE, and says "PROGRAM: SENTENCE" and nothing else
+# on standard error. A * in the sentence stands for any text.
 refuses() {
   local code=$1 sentence=$2 program=$3 found said pattern
   shift 3
@@ -33,6 +33,9 @@ safetensors() {
   done
   { printf "$bytes" && printf '%s' "$2" && head -c "$3" /dev/zero; } > "$1"
 }
+
+# overwrite FILE OFFSET BYTES   the bytes as printf writes them
+overwrite() { printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none; }
 
 # Starts the script again where it may mount file systems of its own, if the machine allows that.
 may_mount() {
