@@ -11,21 +11,24 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// Every learnable matrix from normal(0, config.init_deviation), every norm gain 1. Each tensor has the
-/// random stream (seed, hash of its name): what it gets depends on no order, and on the precision only by
-/// rounding.
+/// One tensor of a model: a matrix from normal(0, deviation), a norm gain 1. The random stream is (seed,
+/// name), so what a tensor gets depends on no order, and on the precision only by rounding.
+template <execution_context Ctx, class Element>
+void initialize_tensor(Ctx& ctx, const std::string& name, bool is_matrix, view<Element, 1> values,
+                       double deviation, std::uint64_t seed) {
+  if (is_matrix)
+    op::fill<Element>::normal(
+        ctx, {.y = values, .random = random_stream::named(seed, name), .mean = 0, .deviation = deviation});
+  else
+    op::fill<Element>::constant(ctx, {.y = values, .value = 1});
+}
+
+/// All of them, with config.init_deviation.
 template <execution_context Ctx, class Element>
 void initialize(Ctx& ctx, model_tensors<Element>& masters, std::uint64_t seed) {
-  const double deviation = masters.config.init_deviation;
   for_each_field(
       [&](const std::string& name, const shape& s, auto& field) {
-        if (s.rank() == 1)
-          op::fill<Element>::constant(ctx, {.y = field.flat(), .value = 1});
-        else
-          op::fill<Element>::normal(ctx, {.y = field.flat(),
-                                          .random = random_stream::named(seed, name),
-                                          .mean = 0,
-                                          .deviation = deviation});
+        initialize_tensor(ctx, name, s.rank() > 1, field.flat(), masters.config.init_deviation, seed);
       },
       masters);
 }

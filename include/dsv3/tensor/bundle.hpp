@@ -63,31 +63,28 @@ inline std::size_t field_bytes(std::size_t element_bytes, const shape& s) {
 }
 }  // namespace detail
 
-/// Bytes a bundle of this config takes, padding to cache lines included.
-template <class Bundle, class Config>
-std::size_t bytes_of(const Config& config) {
-  Bundle blank;
-  blank.config = config;
-  std::size_t bytes = 0;
-  for_each_field(
-      [&](const std::string&, const shape& s, auto& field) {
-        bytes += detail::field_bytes(sizeof(typename std::remove_reference_t<decltype(field)>::element), s);
-      },
-      blank);
-  return bytes;
-}
-
-/// Points every field into the memory at `data`, which holds bytes_of(config) bytes.
+/// Points every field into the memory at `data` and answers the bytes that takes, padding to cache lines
+/// included. With a null pointer the fields get their extents only.
 template <class Bundle>
-void place(Bundle& bundle, std::byte* data) {
+std::size_t place(Bundle& bundle, std::byte* data) {
+  std::size_t bytes = 0;
   for_each_field(
       [&](const std::string&, const shape& s, auto& field) {
         using field_view = std::remove_reference_t<decltype(field)>;
         using element = typename field_view::element;
-        field = field_view::of_shape(reinterpret_cast<element*>(data), s);
-        data += detail::field_bytes(sizeof(element), s);
+        field = field_view::of_shape(data == nullptr ? nullptr : reinterpret_cast<element*>(data + bytes), s);
+        bytes += detail::field_bytes(sizeof(element), s);
       },
       bundle);
+  return bytes;
+}
+
+/// Bytes that a bundle of this config takes.
+template <class Bundle, class Config>
+std::size_t bytes_of(const Config& config) {
+  Bundle blank;
+  blank.config = config;
+  return place(blank, nullptr);
 }
 
 /// Copies the views (not the values) of one bundle into another of the same table: its twin, or a part.

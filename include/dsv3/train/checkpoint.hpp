@@ -130,20 +130,12 @@ class unfinished_folder {
 /// another type; where it does not, they are the weights of model.safetensors.
 template <precision P, layout_policy L, class Visit>
 void for_each_state_tensor(training_state<P, L>& state, Visit&& visit) {
-  for_each_field(
-      [&](const std::string& name, const shape&, auto& master_field, auto& weight) {
-        using element = typename std::remove_reference_t<decltype(weight)>::element;
-        if constexpr (!std::is_same_v<element, master<P>>) visit("masters." + name, master_field.flat());
-      },
-      static_cast<model_masters<P>&>(state.masters), state.weights);
-  const auto all = [&](const std::string& prefix, auto& bundle) {
-    for_each_field(
-        [&](const std::string& name, const shape&, auto& field) { visit(prefix + name, field.flat()); },
-        bundle);
-  };
-  all("first_moments.", static_cast<model_moments<P>&>(state.first_moments));
-  all("second_moments.", static_cast<model_moments<P>&>(state.second_moments));
-  all("routing.", static_cast<routing_state<P>&>(state.routing));
+  for (const parameter<P>& row : state.parameters)
+    if (!row.w.empty()) visit("masters." + row.name, row.p);
+  for (const parameter<P>& row : state.parameters) visit("first_moments." + row.name, row.m);
+  for (const parameter<P>& row : state.parameters) visit("second_moments." + row.name, row.v);
+  visit("routing.bias", state.routing.bias.flat());
+  visit("routing.load", state.routing.load.flat());
 }
 
 inline json progress_json(const training_progress& p) {

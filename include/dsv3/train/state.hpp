@@ -86,28 +86,27 @@ struct step_numbers {
   }
 };
 
+/// One learnable tensor, as whatever is done to all of them sees it.
+template <precision P>
+struct parameter {
+  std::string name;        // the checkpoint's, as in the table of contents
+  bool is_matrix = false;  // the others are norm gains
+  view<master<P>, 1> p;
+  view<weight<P>, 1> w;  // what forward reads; empty where that is p itself
+  view<gradient<P>, 1> g;
+  view<moment<P>, 1> m, v;
+};
+
 namespace detail {
 
 // Weights as forward reads them. A field whose type is the master's lies in the master's memory; the others
-// have their own: a matrix in bf16 beside its float master, never a second copy of the same number.
+// have their own, at `own` if that is not null: a matrix in bf16 beside its float master, never a second copy
+// of the same number. Answers the bytes that takes.
 template <precision P>
-std::size_t own_weight_bytes(const model_config& config) {
-  model_masters<P> masters;
-  model_weights<P> weights;
-  masters.config = weights.config = config;
+std::size_t place_weights(const model_config& config, model_masters<P>& masters, model_weights<P>& weights,
+                          std::byte* own) {
   std::size_t bytes = 0;
-  for_each_field(
-      [&](const std::string&, const shape& s, auto&, auto& weight) {
-        using element = typename std::remove_reference_t<decltype(weight)>::element;
-        if constexpr (!std::is_same_v<element, master<P>>) bytes += field_bytes(sizeof(element), s);
-      },
-      masters, weights);
-  return bytes;
-}
-
-template <precision P>
-void place_weights(model_masters<P>& masters, model_weights<P>& weights, std::byte* own) {
-  weights.config = masters.config;
+  masters.config = weights.config = config;
   for_each_field(
       [&](const std::string&, const shape& s, auto& master_field, auto& weight) {
         using field_view = std::remove_reference_t<decltype(weight)>;
@@ -115,11 +114,19 @@ void place_weights(model_masters<P>& masters, model_weights<P>& weights, std::by
         if constexpr (std::is_same_v<element, master<P>>) {
           weight = master_field;
         } else {
-          weight = field_view::of_shape(reinterpret_cast<element*>(own), s);
-          own += field_bytes(sizeof(element), s);
+          if (own != nullptr) weight = field_view::of_shape(reinterpret_cast<element*>(own + bytes), s);
+          bytes += field_bytes(sizeof(element), s);
         }
       },
       masters, weights);
+  return bytes;
+}
+
+template <precision P>
+std::size_t own_weight_bytes(const model_config& config) {
+  model_masters<P> masters;
+  model_weights<P> weights;
+  return place_weights<P>(config, masters, weights, nullptr);
 }
 
 }  // namespace detail
@@ -140,6 +147,7 @@ struct training_state {
   model_weights<P> weights;  // in the masters' memory where the types agree
   owned<model_gradients<P>> gradients;
   owned<model_moments<P>> first_moments, second_moments;
+  std::vector<parameter<P>> parameters;  // the five above, tensor by tensor, in the order of the contents
   owned<routing_state<P>> routing;
   owned<model_saved<P>> saved;
   owned<rope_table<accumulator<P>>> rope;
@@ -159,7 +167,17 @@ struct training_state {
         numbers(memory, step_numbers::config_type{step.micro_batches, 1 + model.config.mtp_depth,
                                                   model.config.routers(), model.config.experts}),
         own_weights_(memory, detail::own_weight_bytes<P>(model.config)) {
-    detail::place_weights<P>(masters, weights, own_weights_.data());
+    model_masters<P>& all = masters;
+    detail::place_weights<P>(model.config, all, weights, own_weights_.data());
+    for_each_field(
+        [&](const std::string& name, const dsv3::shape& s, auto& p, auto& w, auto& g, auto& m, auto& v) {
+          parameter<P> row{name, s.rank() > 1, p.flat(), {}, g.flat(), m.flat(), v.flat()};
+          if constexpr (!std::is_same_v<typename std::remove_reference_t<decltype(w)>::element, master<P>>)
+            row.w = w.flat();
+          parameters.push_back(std::move(row));
+        },
+        all, weights, static_cast<model_gradients<P>&>(gradients),
+        static_cast<model_moments<P>&>(first_moments), static_cast<model_moments<P>&>(second_moments));
   }
 
   std::vector<memory_part> parts() const {
@@ -189,11 +207,17 @@ void prepare_state(Ctx& ctx, training_state<P, L>& state) {
 template <execution_context Ctx, precision P, layout_policy L>
 void initialize_state(Ctx& ctx, training_state<P, L>& state, std::uint64_t seed) {
   prepare_state(ctx, state);
-  initialize(ctx, static_cast<model_masters<P>&>(state.masters), seed);
-  adopt_masters(ctx, static_cast<model_masters<P>&>(state.masters), state.weights);
-  zero(ctx, static_cast<model_moments<P>&>(state.first_moments));
-  zero(ctx, static_cast<model_moments<P>&>(state.second_moments));
-  zero(ctx, static_cast<routing_state<P>&>(state.routing));
+  for (const parameter<P>& row : state.parameters) {
+    initialize_tensor(ctx, row.name, row.is_matrix, row.p, state.masters.config.init_deviation, seed);
+    if (!row.w.empty()) {
+      const index_t n = row.p.size();
+      op::copy<master<P>, weight<P>>::forward(
+          ctx, {.x = view{row.p.data(), index_t{1}, n}, .y = view{row.w.data(), index_t{1}, n}});
+    }
+    op::fill<moment<P>>::constant(ctx, {.y = row.m, .value = 0});
+    op::fill<moment<P>>::constant(ctx, {.y = row.v, .value = 0});
+  }
+  op::fill<master<P>>::constant(ctx, {.y = state.routing.bias.flat(), .value = 0});
   state.progress = {.seed = seed};
 }
 

@@ -63,7 +63,8 @@ struct step_phases {
   template <class Ctx>
   void gradients(Ctx& ctx, std::span<const token_batch> batches, const std::vector<index_t>& target_counts,
                  index_t sequences) const {
-    zero(ctx, static_cast<model_gradients<P>&>(state.gradients));
+    for (const parameter<P>& row : state.parameters)
+      op::fill<gradient<P>>::constant(ctx, {.y = row.g, .value = 0});
     for (std::size_t m = 0; m < batches.size(); ++m) {
       token_batch batch = batches[m];
       batch.target_counts = target_counts;
@@ -87,9 +88,7 @@ struct step_phases {
                            .saved = state.saved,
                            .gradients = state.gradients});
     }
-    for_each_field(
-        [&](const std::string&, const shape&, auto& g) { comm.all_reduce(ctx, g.flat(), reduction::sum); },
-        static_cast<model_gradients<P>&>(state.gradients));
+    for (const parameter<P>& row : state.parameters) comm.all_reduce(ctx, row.g, reduction::sum);
     comm.all_reduce(ctx, state.numbers.losses.flat(), reduction::sum);
     comm.all_reduce(ctx, state.routing.load.flat(), reduction::sum);
   }
@@ -97,37 +96,39 @@ struct step_phases {
   template <class Ctx>
   void norm(Ctx& ctx) const {
     op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
-    for_each_field([&](const std::string&, const shape&,
-                       auto& g) { gradient_norm::accumulate(ctx, {.x = g.flat(), .sum = number(0)}); },
-                   static_cast<model_gradients<P>&>(state.gradients));
+    for (const parameter<P>& row : state.parameters)
+      gradient_norm::accumulate(ctx, {.x = row.g, .sum = number(0)});
     gradient_norm::finish(ctx,
                           {.sum = number(0), .limit = options.clip, .norm = number(1), .scale = number(2)});
   }
 
-  // Matrices decay, norm gains do not.
   template <class Ctx>
   void update(Ctx& ctx, index_t update) const {
-    for_each_field(
-        [&](const std::string&, const shape& s, auto& g, auto& p, auto& w, auto& m, auto& v) {
-          adamw_config optimizer = options.optimizer;
-          if (s.rank() == 1) optimizer.weight_decay = 0;
-          using element = typename std::remove_reference_t<decltype(w)>::element;
-          op::adamw<P, element>::step(ctx, {.g = g.flat(),
-                                            .scale = number(2),
-                                            .p = p.flat(),
-                                            .w = w.flat(),
-                                            .m = m.flat(),
-                                            .v = v.flat(),
-                                            .config = optimizer,
-                                            .learning_rate = options.learning_rate,
-                                            .step = update});
-        },
-        static_cast<model_gradients<P>&>(state.gradients), static_cast<model_masters<P>&>(state.masters),
-        state.weights, static_cast<model_moments<P>&>(state.first_moments),
-        static_cast<model_moments<P>&>(state.second_moments));
+    for (const parameter<P>& row : state.parameters) {
+      if (row.w.empty())
+        move(ctx, row, row.p, update);
+      else
+        move(ctx, row, row.w, update);
+    }
     for (index_t r = 0; r < state.routing.bias.extent(0); ++r)
       op::routing_bias<P>::update(
           ctx, {.load = state.routing.load[r], .bias = state.routing.bias[r], .rate = options.bias_rate});
+  }
+
+  // Matrices decay, norm gains do not.
+  template <class Ctx, class Weight>
+  void move(Ctx& ctx, const parameter<P>& row, view<Weight, 1> w, index_t update) const {
+    adamw_config optimizer = options.optimizer;
+    if (!row.is_matrix) optimizer.weight_decay = 0;
+    op::adamw<P, Weight>::step(ctx, {.g = row.g,
+                                     .scale = number(2),
+                                     .p = row.p,
+                                     .w = w,
+                                     .m = row.m,
+                                     .v = row.v,
+                                     .config = optimizer,
+                                     .learning_rate = options.learning_rate,
+                                     .step = update});
   }
 
   // The load of a step is reported and forgotten, whether the step counted or not.
@@ -146,17 +147,13 @@ struct step_phases {
         return k == 0        ? std::string("the cross entropy")
                : k == depths ? std::string("the balance loss")
                              : "the MTP loss of depth " + std::to_string(k);
-    std::string name;
-    for_each_field(
-        [&](const std::string& field, const shape&, auto& g) {
-          if (!name.empty()) return;
-          op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
-          gradient_norm::accumulate(ctx, {.x = g.flat(), .sum = number(0)});
-          synchronize(ctx);
-          if (!std::isfinite(state.numbers.norm(0))) name = "the gradient of " + field;
-        },
-        static_cast<model_gradients<P>&>(state.gradients));
-    return name.empty() ? "the norm of all gradients" : name;
+    for (const parameter<P>& row : state.parameters) {
+      op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
+      gradient_norm::accumulate(ctx, {.x = row.g, .sum = number(0)});
+      synchronize(ctx);
+      if (!std::isfinite(state.numbers.norm(0))) return "the gradient of " + row.name;
+    }
+    return "the norm of all gradients";
   }
 };
 
@@ -247,8 +244,7 @@ std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, traini
   // The data of the batch's views is not read.
   const token_batch batch = state.tokens.micro_batch(0, state.shape.rows);
   return measure(ctx, [&](auto& probe) {
-    initialize(probe, static_cast<model_masters<P>&>(state.masters), 0);
-    adopt_masters(probe, static_cast<model_masters<P>&>(state.masters), state.weights);
+    initialize_tensor(probe, state.parameters.front().name, true, state.parameters.front().p, 1, 0);
     phases.gradients(probe, std::span(&batch, 1), batch.target_counts, state.shape.rows);
     phases.norm(probe);
     phases.update(probe, 1);

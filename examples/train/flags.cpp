@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT
+// The flags of dsv3-train.
+#include "flags.hpp"
+
+#include <support/flag_checks.hpp>
+
+#include "state_files.hpp"
+
+#include <support/command_line.hpp>
+
+#include <dsv3/model/config_file.hpp>
+#include <dsv3/model/named_config.hpp>
+#include <dsv3/train/data.hpp>
+
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+
+namespace dsv3_train {
+
+namespace {
+
+using support::not_negative, support::number, support::one_of, support::positive_number,
+    support::whole_number;
+
+CLI::Validator share() { return number(0, 1, "a share from 0 to 1"); }
+CLI::Validator below_one() { return number(0, 0.9999999, "a number from 0 to below 1"); }
+
+class flags {
+ public:
+  explicit flags(CLI::App& app);
+  run_settings resolved();
+
+ private:
+  static std::vector<std::string> own_text();
+
+  CLI::App& app_;
+  run_settings s_;
+  dsv3::training_schedule::short_options short_;
+  std::string config_, device_ = "auto", recompute_ = "nothing", schedule_ = "short";
+  double init_deviation_ = 0;
+};
+
+flags::flags(CLI::App& app) : app_(app) {
+  s_.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  constexpr index_t many = index_t{1} << 40;
+  const auto option = [&](const char* name, auto& value, const char* text, const CLI::Validator& check) {
+    return app_.add_option(name, value, text)->capture_default_str()->take_last()->check(check);
+  };
+  const auto plain = [&](const char* name, auto& value, const char* text) {
+    return app_.add_option(name, value, text)->capture_default_str()->take_last();
+  };
+
+  const auto model = [](CLI::Option* o) { o->group("Model"); };
+  auto* preset = plain("--preset", s_.model_name, "Size by name: tiny, mini, moonlight, v2-lite, v2, v3");
+  auto* config = plain("--config", config_, "A config.json, or a folder that holds one, instead of --preset");
+  preset->excludes(config);
+  model(preset), model(config);
+  model(option("--precision", s_.precision, "fp32, bf16 (float masters) or fp64",
+               one_of({"fp32", "bf16", "fp64"})));
+  model(option("--init-std", init_deviation_,
+               "Deviation of the initial matrices; the model's own when not given", positive_number()));
+
+  const auto data = [](CLI::Option* o) { o->group("Data"); };
+  data(app_.add_option("--data", s_.data,
+                       "Files or folders of text; this repository's own text when not given"));
+  data(option("--held-out", s_.held_out, "Share of the text that is evaluated on and never trained on",
+              share()));
+  data(option("--batch", s_.shape.rows, "Rows that go through the model together", whole_number(1, many)));
+  data(option("--seq", s_.shape.length, "Tokens of a row", whole_number(1, many)));
+  data(option("--accumulate", s_.shape.micro_batches, "Batches whose gradients make one step",
+              whole_number(1, many)));
+
+  const auto run = [](CLI::Option* o) { o->group("Run"); };
+  run(option("--steps", s_.steps, "Steps of the whole run, those before a resume included",
+             whole_number(1, many)));
+  run(option("--seed", s_.seed, "Decides initial weights, order of the data and samples", whole_number(0)));
+  run(option("--threads", s_.threads, "Threads; results depend on their number and on nothing else",
+             whole_number(1, 4096)));
+  run(option("--device", device_, "auto, cpu or cuda", one_of({"auto", "cpu", "cuda"})));
+  run(option(
+      "--recompute", recompute_,
+      "What backward computes again to save memory: nothing; cheap: norms, up-projections, SwiGLU; blocks: "
+      "everything but the blocks' inputs",
+      one_of({"nothing", "cheap", "blocks"})));
+  run(option("--max-bad-steps", s_.max_bad_steps,
+             "Stop after so many steps in a row whose loss or gradient is not finite",
+             whole_number(1, many)));
+  run(app_.add_flag("--dry-run", s_.dry_run, "Print configuration, memory and data, then end"));
+
+  const auto files = [](CLI::Option* o) { o->group("Files"); };
+  files(plain("--out", s_.out, "Folder of the run: log, report, checkpoints"));
+  files(plain("--resume", s_.resume,
+              "auto: from the newest checkpoint in --out, if there is one; or a folder"));
+  files(option("--save-every", s_.save_every, "Steps between checkpoints; 0: only at the end",
+               whole_number(0, many)));
+  files(option("--keep", s_.checkpoints_kept, "Checkpoints that stay", whole_number(1, many)));
+  files(option("--eval-every", s_.eval_every, "Steps between evaluations; 0: only before and after",
+               whole_number(0, many)));
+  files(option("--eval-rows", s_.eval_rows, "Rows of held-out text an evaluation reads at most",
+               whole_number(1, many)));
+  files(option("--print-every", s_.print_every, "Steps between lines where output is no terminal",
+               whole_number(1, many)));
+  files(option("--load-every", s_.load_every, "Steps between log rows with the load of every expert",
+               whole_number(1, many)));
+
+  const auto optimiser = [](CLI::Option* o) { o->group("Optimiser and schedule"); };
+  optimiser(
+      option("--schedule", schedule_,
+             "short: rates below, in shares of --steps; v3: the report's rates by tokens, whose batch ramp "
+             "decides how many batches make a step",
+             one_of({"short", "v3"})));
+  optimiser(option("--lr", short_.peak, "Highest learning rate", positive_number()));
+  optimiser(option("--lr-final", short_.final, "Learning rate at the end", not_negative()));
+  optimiser(option("--warmup", short_.warmup_steps, "Steps of linear warm-up", whole_number(0, many)));
+  optimiser(option("--lr-hold", short_.constant_share, "Share of the steps before the rate begins to fall",
+                   share()));
+  optimiser(option("--beta1", s_.optimizer.beta1, "Decay of the first moment", below_one()));
+  optimiser(option("--beta2", s_.optimizer.beta2, "Decay of the second moment", below_one()));
+  optimiser(
+      option("--epsilon", s_.optimizer.epsilon, "Added to the root of the second moment", positive_number()));
+  optimiser(option("--weight-decay", s_.optimizer.weight_decay, "Of matrices; norm gains do not decay",
+                   not_negative()));
+  optimiser(option("--clip", s_.clip, "Largest norm of all gradients together", positive_number()));
+  optimiser(option("--bias-update", short_.bias_rate,
+                   "Rate of the routing bias (gamma); 0: no balancing by bias", not_negative()));
+  optimiser(option("--balance", s_.balance, "Coefficient of the sequence-wise balance loss (alpha)",
+                   not_negative()));
+  optimiser(option("--mtp-weight", short_.mtp_weight, "Weight of the MTP losses (lambda)", not_negative()));
+  optimiser(option("--mtp-weight-late", short_.late_mtp_weight, "The same for the last third of the steps",
+                   not_negative()));
+
+  const auto text = [](CLI::Option* o) { o->group("Sample at the end"); };
+  text(plain("--sample", s_.prompt, "Text that the sample goes on from"));
+  text(option("--sample-bytes", s_.sample_bytes, "Length of the sample; 0: none", whole_number(0, 1 << 20)));
+  text(
+      option("--temperature", s_.temperature, "Of the sample; 0: always the likeliest byte", not_negative()));
+}
+
+run_settings flags::resolved() {
+  using support::usage_error;
+  if (device_ == "cuda")
+    throw usage_error("--device is cuda, this build has no CUDA wing: expected auto or cpu");
+  const auto shown = [&] {
+    for (const CLI::Option* option : app_.get_options()) {
+      if (option->get_lnames().empty() || option->get_group().empty() || option->get_group() == "Options")
+        continue;
+      std::string value;
+      for (const std::string& word : option->results()) value += (value.empty() ? "" : " ") + word;
+      s_.shown.emplace_back(option->get_lnames().front(),
+                            option->count() > 0 ? value : option->get_default_str());
+    }
+  };
+  shown();
+  support::given_by_user([&] {
+    if (config_.empty()) {
+      s_.model = dsv3::named_config(s_.model_name);
+    } else {
+      const dsv3::config_file file = dsv3::read_config(config_);
+      if (!file.quantisation.empty())
+        throw usage_error(config_ + ": weights quantised as " + file.quantisation +
+                          " cannot be trained, expected none");
+      s_.model = file.model;
+      s_.model_name = config_;
+    }
+    dsv3::require(s_.model.check());
+  });
+  if (const dsv3::status bad = dsv3::byte_tokens::check(s_.model.vocab); !bad)
+    throw usage_error(s_.model_name + ": " + bad.message());
+  if (s_.model.scoring != dsv3::router_scoring::sigmoid && s_.model.experts > 0)
+    throw usage_error(s_.model_name +
+                      ": its router scores by softmax, this trainer routes by sigmoid and bias");
+  s_.model.bos_id = dsv3::byte_tokens::begin, s_.model.eos_id = dsv3::byte_tokens::end;
+  if (app_.count("--init-std") > 0) s_.model.init_deviation = init_deviation_;
+  if (s_.shape.length > s_.model.max_positions)
+    throw usage_error("--seq is " + std::to_string(s_.shape.length) + ", the model is for at most " +
+                      std::to_string(s_.model.max_positions) + " positions");
+
+  using dsv3::keep;
+  s_.shape.kept = recompute_ == "nothing" ? keep::everything
+                  : recompute_ == "cheap" ? keep::attention
+                                          : keep::inputs;
+  if (schedule_ == "v3") {
+    s_.schedule = dsv3::training_schedule::deepseek_v3();
+    s_.shape.micro_batches = dsv3::ceil_div(s_.schedule.batch.end, s_.shape.rows);
+  } else {
+    short_.steps = s_.steps;
+    short_.sequences = s_.shape.rows * s_.shape.micro_batches;
+    s_.schedule = dsv3::training_schedule::short_run(short_);
+  }
+  if (s_.data.empty()) s_.data = own_text();
+  if (s_.resume.empty() && !s_.dry_run && holds_checkpoint(s_.out))
+    throw usage_error("--out is " + s_.out +
+                      ", which holds the checkpoints of a run: expected another folder, or --resume auto");
+  if (s_.resume == "auto") s_.resume = holds_checkpoint(s_.out) ? s_.out : "";
+  return std::move(s_);
+}
+
+// The text of the source tree that this program was built from, if it is still there.
+std::vector<std::string> flags::own_text() {
+  const std::filesystem::path source =
+      std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+  std::vector<std::string> paths;
+  for (const char* part : {"README.md", "docs", "include", "examples", "tests", "bench"}) {
+    const std::filesystem::path path = source / part;
+    std::error_code unreadable;
+    if (std::filesystem::exists(path, unreadable)) paths.push_back(path.string());
+  }
+  if (paths.empty())
+    throw support::usage_error("--data is not given and the source folder " + source.string() +
+                               " is gone: name files or folders of text");
+  return paths;
+}
+
+}  // namespace
+
+int with_settings(int argc, char** argv, int (*act)(const run_settings&, const dsv3::text_corpus&)) {
+  CLI::App app{"Trains a model on text. Writes log, report and checkpoints to the folder --out.",
+               "dsv3-train"};
+  flags given{app};
+  return support::run_program(app, argc, argv, [&] {
+    const run_settings settings = given.resolved();
+    const dsv3::text_corpus corpus = support::given_by_user([&] { return dsv3::text_corpus{settings.data}; });
+    return act(settings, corpus);
+  });
+}
+
+}  // namespace dsv3_train

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+// dsv3-train: trains a model on text, shows how it goes, and leaves log, report and checkpoints behind.
+#include "console.hpp"
+#include "flags.hpp"
+#include "record.hpp"
+#include "sample_text.hpp"
+
+#include <csignal>
+#include <filesystem>
+
+namespace {
+
+using namespace dsv3_train;
+
+volatile std::sig_atomic_t stop_asked = 0;
+
+// The first signal finishes the step; a second one of the same kind ends the program as usual.
+void listen_for_signals() {
+  struct ::sigaction action = {};
+  action.sa_handler = [](int) { stop_asked = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+}
+
+const trainer_kind& kind_of(const std::string& precision) {
+  if (precision == "bf16") return bf16_trainer;
+  return precision == "fp64" ? fp64_trainer : fp32_trainer;
+}
+
+double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+void print_plan(const run_settings& settings, const dsv3::text_corpus& corpus, const dsv3::text_split& text) {
+  const auto ahead = 1 + settings.model.mtp_depth;
+  const dsv3::row_reader training{text.training, settings.shape.length, ahead, settings.seed};
+  const dsv3::row_reader held_out{text.held_out, settings.shape.length, ahead, settings.seed};
+  std::printf("settings\n");
+  for (const auto& [name, value] : settings.shown) std::printf("  %-18s %s\n", name.c_str(), value.c_str());
+  std::printf("model\n  %lld parameters\n",
+              static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)));
+  std::printf("memory\n");
+  std::size_t sum = 0;
+  for (const dsv3::memory_part& part : kind_of(settings.precision).plan(settings)) {
+    std::printf("  %-22s %14.1f MiB\n", part.name.c_str(), mebibytes(part.bytes));
+    sum += part.bytes;
+  }
+  std::printf("  %-22s %14.1f MiB\n", "together", mebibytes(sum));
+  std::printf("data\n  %zu documents, %lld bytes; %zu files left out\n", corpus.documents().size(),
+              static_cast<long long>(corpus.bytes()), corpus.skipped().size());
+  std::printf("  %lld training tokens in %lld rows, %lld held-out rows\n",
+              static_cast<long long>(training.tokens()), static_cast<long long>(training.rows()),
+              static_cast<long long>(held_out.rows()));
+  const double wanted = static_cast<double>(settings.steps * settings.shape.tokens());
+  std::printf("  %lld steps read %.1f passes\n", static_cast<long long>(settings.steps),
+              wanted / static_cast<double>(std::max<index_t>(training.tokens(), 1)));
+}
+
+int train(const run_settings& settings, const dsv3::text_split& text) {
+  const std::unique_ptr<trainer> run = kind_of(settings.precision).make(settings, text);
+  const std::string remark = settings.resume.empty() ? "" : run->load(settings.resume);
+  const dsv3::training_progress& progress = run->progress();
+  const index_t first = progress.step;
+  console screen{settings.steps, settings.print_every, first};
+  run_record record{settings, first};
+  if (!remark.empty()) screen.say("%s", remark.c_str());
+
+  const auto evaluate = [&] {
+    const evaluation found = run->evaluate();
+    if (found.rows == 0) return;
+    record.add(found, progress);
+    screen.say("step %lld  held-out text: cross entropy %.4f nats per byte, MTP %.4f",
+               static_cast<long long>(progress.step), found.ce, found.mtp);
+  };
+  index_t saved = settings.resume.empty() ? -1 : first;
+  const auto save = [&] {
+    if (saved == progress.step) return;
+    run->save();
+    saved = progress.step;
+  };
+
+  listen_for_signals();
+  if (first == 0) evaluate();
+  while (progress.step < settings.steps && !stop_asked) {
+    const step_record step = run->step();
+    record.add(step, progress);
+    screen.step(step, progress.step);
+    if (progress.skipped_in_row >= settings.max_bad_steps) {
+      record.draw_report();
+      dsv3::raise("step " + std::to_string(progress.step) + ": " + step.report.bad +
+                  " is not finite, like in the " + std::to_string(progress.skipped_in_row - 1) +
+                  " steps before; " +
+                  (saved >= 0 ? "the last good checkpoint is that of step " + std::to_string(saved)
+                              : std::string("there is no checkpoint yet")));
+    }
+    const bool last = progress.step == settings.steps;
+    if (last || (settings.eval_every > 0 && progress.step % settings.eval_every == 0)) evaluate();
+    if (settings.save_every > 0 && progress.step % settings.save_every == 0 && progress.skipped_in_row == 0)
+      save();
+  }
+  if (progress.skipped_in_row == 0) save();
+  const std::string report = record.draw_report();
+  if (stop_asked) {
+    screen.say("stopped after step %lld; the same command with --resume auto goes on",
+               static_cast<long long>(progress.step));
+    return 0;
+  }
+  if (settings.sample_bytes > 0) {
+    const std::string drawn = run->sample(settings.prompt, settings.sample_bytes, settings.temperature);
+    screen.say("---- %lld bytes drawn after \"%s\"\n%s\n----", static_cast<long long>(settings.sample_bytes),
+               settings.prompt.c_str(), well_formed(settings.prompt + drawn).c_str());
+  }
+  screen.say("report: %s", std::filesystem::absolute(report).c_str());
+  return 0;
+}
+
+int begin(const run_settings& settings, const dsv3::text_corpus& corpus) {
+  const dsv3::text_split text{corpus, settings.held_out};
+  if (!corpus.skipped().empty())
+    std::printf("%zu files left out because they hold no text, the first is %s\n", corpus.skipped().size(),
+                corpus.skipped().front().c_str());
+  if (settings.dry_run) {
+    print_plan(settings, corpus, text);
+    return 0;
+  }
+  std::printf("%s, %lld parameters, %s, %d threads; %lld bytes of text; writes to %s\n",
+              settings.model_name.c_str(),
+              static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)),
+              settings.precision.c_str(), settings.threads, static_cast<long long>(corpus.bytes()),
+              settings.out.c_str());
+  std::fflush(stdout);
+  return train(settings, text);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return with_settings(argc, argv, begin); }

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+// The files of a run.
+#include "record.hpp"
+
+#include <dsv3/io/report.hpp>
+#include <dsv3/io/run_log.hpp>
+#include <dsv3/model/config_file.hpp>
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+namespace dsv3_train {
+
+namespace {
+
+// The most memory the process has had.
+index_t peak_bytes() {
+  ::rusage usage = {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return index_t{usage.ru_maxrss} * 1024;
+}
+
+dsv3::json described(const run_settings& settings) {
+  dsv3::json flags = dsv3::json::object();
+  for (const auto& [name, value] : settings.shown) flags[name] = value;
+  return {{"flags", flags}, {"model", dsv3::config_json(settings.model, dsv3::dtype::f32)}};
+}
+
+dsv3::jsonl_log opened(const std::string& path, index_t last_step) {
+  return last_step > 0 ? dsv3::jsonl_log::resume(path, last_step) : dsv3::jsonl_log{path};
+}
+
+}  // namespace
+
+struct run_record::files {
+  run_settings settings;
+  dsv3::jsonl_log log;
+  dsv3::tensorboard_log events;
+};
+
+run_record::run_record(const run_settings& settings, index_t last_step) {
+  std::error_code problem;
+  std::filesystem::create_directories(settings.out, problem);
+  if (problem) dsv3::raise(settings.out + ": folder cannot be made: " + problem.message());
+  dsv3::write_json(settings.out + "/settings.json", described(settings));
+  files_ =
+      std::make_unique<files>(files{settings, opened(settings.out + "/run.jsonl", last_step),
+                                    dsv3::tensorboard_log{settings.out, last_step > 0 ? last_step + 1 : 0}});
+}
+
+run_record::~run_record() = default;
+
+void run_record::add(const step_record& step, const dsv3::training_progress& progress) {
+  const dsv3::step_report& r = step.report;
+  const double rate = static_cast<double>(step.tokens) / step.seconds;
+  dsv3::json_row row;
+  row.add("step", progress.step)
+      .add("tokens", progress.tokens)
+      .add("loss", r.loss)
+      .add("ce", r.ce)
+      .add("mtp", r.mtp)
+      .add("balance", r.balance)
+      .add("lr", step.learning_rate)
+      .add("grad_norm", r.grad_norm)
+      .add("tokens_per_second", rate)
+      .add("max_vio", step.max_vio)
+      .add("peak_bytes", peak_bytes())
+      .add("skipped", progress.skipped);
+  if (!r.updated) row.add("bad", r.bad);
+  if (progress.step % files_->settings.load_every == 0) row.add("load", step.load);
+  files_->log.append(row);
+  double worst = 0;
+  for (const double violation : step.max_vio) worst = std::max(worst, violation);
+  files_->events.append(progress.step, {{"loss/total", r.loss},
+                                        {"loss/ce", r.ce},
+                                        {"loss/mtp", r.mtp},
+                                        {"loss/balance", r.balance},
+                                        {"optimizer/learning_rate", step.learning_rate},
+                                        {"optimizer/grad_norm", r.grad_norm},
+                                        {"speed/tokens_per_second", rate},
+                                        {"experts/max_vio", worst}});
+}
+
+void run_record::add(const evaluation& found, const dsv3::training_progress& progress) {
+  files_->log.append(dsv3::json_row{}
+                         .add("step", progress.step)
+                         .add("tokens", progress.tokens)
+                         .add("eval_ce", found.ce)
+                         .add("eval_mtp", found.mtp)
+                         .add("eval_rows", found.rows));
+  files_->events.append(progress.step, {{"eval/ce", found.ce}, {"eval/mtp", found.mtp}});
+}
+
+std::string run_record::draw_report() const {
+  const std::string& out = files_->settings.out;
+  dsv3::write_report(out + "/report.html", out + "/run.jsonl", "dsv3-train " + files_->settings.model_name,
+                     described(files_->settings));
+  return out + "/report.html";
+}
+
+}  // namespace dsv3_train

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+// The trainer of one precision; included by one source file for each.
+#pragma once
+
+#include "sampler.hpp"
+#include "state_files.hpp"
+#include "trainer.hpp"
+
+#include <dsv3/cpu.hpp>
+#include <dsv3/exec/counting_memory.hpp>
+
+#include <chrono>
+#include <utility>
+
+namespace dsv3_train {
+
+template <dsv3::precision P>
+class trainer_of final : public trainer {
+  using model_type = dsv3::deepseek_v3<P, layout>;
+  using state_type = dsv3::training_state<P, layout>;
+
+ public:
+  trainer_of(const run_settings& settings, const dsv3::text_split& text)
+      : settings_(settings),
+        model_{settings.model},
+        state_(memory_, model_, settings.shape),
+        training_(text.training, settings.shape.length, ahead(), settings.seed),
+        held_out_(text.held_out, settings.shape.length, ahead(), settings.seed, dsv3::row_order::as_given),
+        text_sum_(text.training_sum()) {
+    if (training_.rows() == 0)
+      dsv3::raise("data: " + std::to_string(training_.tokens()) + " tokens of training text, one row needs " +
+                  std::to_string(settings.shape.length + ahead()) + ": give more text or a smaller --seq");
+    ctx_.threads = settings.threads;
+    ctx_.scratch = dsv3::scratch_arena{memory_, dsv3::scratch_bytes(ctx_, model_, state_)};
+    dsv3::initialize_state(ctx_, state_, settings.seed);
+    state_.progress.data_sum = text_sum_;
+    options_.optimizer = settings.optimizer;
+    options_.clip = settings.clip;
+    options_.balance.coefficient = settings.balance;
+  }
+
+  static std::vector<dsv3::memory_part> plan(const run_settings& settings) {
+    dsv3::counting_memory imagined;
+    const model_type model{settings.model};
+    state_type state{imagined, model, settings.shape};
+    std::vector<dsv3::memory_part> parts = state.parts();
+    const dsv3::cpu_context<> ctx{.threads = settings.threads};
+    parts.push_back({"scratch", dsv3::scratch_bytes(ctx, model, state)});
+    return parts;
+  }
+  static std::unique_ptr<trainer> make(const run_settings& settings, const dsv3::text_split& text) {
+    return std::make_unique<trainer_of>(settings, text);
+  }
+
+  const dsv3::training_progress& progress() const override { return state_.progress; }
+
+  step_record step() override {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto& done = state_.progress;
+    const auto values = settings_.schedule.at({.steps = done.step, .tokens = done.tokens});
+    options_.learning_rate = values.learning_rate;
+    options_.bias_rate = values.bias_rate;
+    options_.mtp_weight = values.mtp_weight;
+    const index_t rows = settings_.shape.rows;
+    const index_t wanted = std::clamp(values.sequences / rows, index_t{1}, settings_.shape.micro_batches);
+    std::vector<dsv3::token_batch> batches;
+    for (index_t m = 0; m < wanted; ++m) {
+      for (index_t row = 0; row < rows; ++row) training_.next(state_.tokens.ids[m][row]);
+      batches.push_back(state_.tokens.micro_batch(m, rows));
+    }
+    step_record record;
+    record.report = dsv3::train_step(ctx_, communicator_, model_, state_, batches, options_);
+    record.learning_rate = values.learning_rate;
+    record.tokens = wanted * rows * settings_.shape.length;
+    state_.progress.data_epoch = training_.cursor().epoch;
+    state_.progress.data_position = training_.cursor().row;
+    const auto load = state_.numbers.load;
+    for (index_t r = 0; r < load.extent(0); ++r) {
+      record.max_vio.push_back(dsv3::max_violation(load[r]));
+      record.load.emplace_back(load[r].data(), load[r].data() + load.extent(1));
+    }
+    record.seconds = seconds_since(begin);
+    return record;
+  }
+
+  evaluation evaluate() override {
+    const index_t rows = settings_.shape.rows, total = std::min(held_out_.rows(), settings_.eval_rows);
+    evaluation result{.rows = total};
+    held_out_.seek({});
+    for (index_t first = 0; first < total; first += rows) {
+      const index_t live = std::min(rows, total - first);
+      for (index_t row = 0; row < rows; ++row) {
+        const auto ids = state_.tokens.ids[0][row];
+        if (row < live)
+          held_out_.next(ids);
+        else
+          for (index_t i = 0; i < ids.size(); ++i) ids(i) = -1;
+      }
+      const auto report = dsv3::evaluate(ctx_, model_, state_, state_.tokens.micro_batch(0, live), options_);
+      result.ce += report.ce * static_cast<double>(live) / static_cast<double>(total);
+      result.mtp += report.mtp * static_cast<double>(live) / static_cast<double>(total);
+    }
+    return result;
+  }
+
+  std::string sample(const std::string& prompt, index_t bytes, double temperature) override {
+    const index_t window = std::min<index_t>(settings_.shape.length, 128);
+    sampler<P, layout> from{memory_, settings_.model,  state_.weights, state_.routing.bias,
+                            window,  settings_.threads};
+    return from.draw(prompt, bytes, temperature, settings_.seed);
+  }
+
+  void save() override { save_state(settings_.out, state_, settings_.checkpoints_kept); }
+
+  std::string load(const std::string& path) override {
+    const std::string loaded = load_state(path, state_);
+    const dsv3::training_progress& found = state_.progress;
+    if (found.data_sum != text_sum_)
+      dsv3::raise(path + ": the checkpoint was trained on other text (checksum " +
+                  std::to_string(found.data_sum) + ", expected " + std::to_string(text_sum_) +
+                  "): give the same --data and --held-out to go on with it");
+    if (found.seed != settings_.seed)
+      dsv3::raise(path + ": the checkpoint's seed is " + std::to_string(found.seed) + ", --seed is " +
+                  std::to_string(settings_.seed));
+    training_.seek({.epoch = found.data_epoch, .row = found.data_position});
+    return "goes on from " + loaded;
+  }
+
+ private:
+  index_t ahead() const { return 1 + settings_.model.mtp_depth; }
+  static double seconds_since(std::chrono::steady_clock::time_point begin) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  run_settings settings_;
+  dsv3::host_memory memory_;
+  model_type model_;
+  state_type state_;
+  dsv3::row_reader training_, held_out_;
+  std::uint32_t text_sum_;
+  dsv3::cpu_context<> ctx_;
+  dsv3::solo communicator_;
+  dsv3::step_options options_;
+};
+
+}  // namespace dsv3_train
