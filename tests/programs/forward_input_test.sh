@@ -9,8 +9,8 @@ export OMP_NUM_THREADS=1
 cat > "$scratch/config.json" << 'END'
 {
   "model_type": "deepseek_v3", "vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 2,
-  "num_nextn_predict_layers": 1, "first_k_dense_replace": 1, "intermediate_size": 12, "moe_intermediate_size": 6,
-  "num_attention_heads": 2,
+  "num_nextn_predict_layers": 1, "first_k_dense_replace": 1, "intermediate_size": 12,
+  "moe_intermediate_size": 6, "num_attention_heads": 2,
   "q_lora_rank": 6, "kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4,
   "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1,
   "routed_scaling_factor": 2.5, "max_position_embeddings": 64

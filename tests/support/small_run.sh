@@ -6,8 +6,8 @@ needs dsv3-train
 cat > "$scratch/config.json" << 'END'
 {
   "model_type": "deepseek_v3", "vocab_size": 258, "hidden_size": 32, "num_hidden_layers": 2,
-  "num_nextn_predict_layers": 1, "first_k_dense_replace": 1, "intermediate_size": 48, "moe_intermediate_size": 16,
-  "num_attention_heads": 2,
+  "num_nextn_predict_layers": 1, "first_k_dense_replace": 1, "intermediate_size": 48,
+  "moe_intermediate_size": 16, "num_attention_heads": 2,
   "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
   "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1,
   "routed_scaling_factor": 2.5, "rope_theta": 10000, "max_position_embeddings": 64
