@@ -4,6 +4,7 @@
 #include "flags.hpp"
 #include "record.hpp"
 #include "sample_text.hpp"
+#include "state_files.hpp"
 
 #include <csignal>
 #include <filesystem>
@@ -61,6 +62,7 @@ int train(const run_settings& settings, const dsv3::text_split& text) {
   const dsv3::training_progress& progress = run->progress();
   const index_t first = progress.step;
   console screen{settings.steps, settings.print_every, first};
+  remove_unfinished(settings.out);
   run_record record{settings, first};
   if (!remark.empty()) screen.say("%s", remark.c_str());
 

@@ -10,6 +10,7 @@
 namespace dsv3_train {
 
 bool holds_checkpoint(const std::string& run) { return dsv3::has_checkpoint(run); }
+void remove_unfinished(const std::string& run) { dsv3::remove_unfinished(run); }
 
 template <dsv3::precision P>
 void save_state(const std::string& run, dsv3::training_state<P, layout>& state, dsv3::index_t kept) {

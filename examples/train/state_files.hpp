@@ -14,6 +14,8 @@ namespace dsv3_train {
 using layout = dsv3::compact_layout;
 
 bool holds_checkpoint(const std::string& run);
+/// Removes what a killed run has left half written in its folder.
+void remove_unfinished(const std::string& run);
 
 template <dsv3::precision P>
 void save_state(const std::string& run, dsv3::training_state<P, layout>& state, dsv3::index_t kept);

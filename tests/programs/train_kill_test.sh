@@ -90,6 +90,10 @@ goes_on "goes on from $before: $run/latest names no checkpoint; *" "no latest"
 again && rm -r "$last" && echo elsewhere > "$run/latest"
 goes_on "goes on from $before: $run/latest names no checkpoint; *" "latest names no step"
 
+again && cp -r "$before" "$last.tmp-1" && touch "$run/.report.html.1-0.dsv3-part"
+goes_on "goes on from $last" "what a killed run had begun"
+[ -z "$(find "$run" -name '*.tmp-*' -o -name '*.dsv3-part')" ] || fail "what a killed run had begun stays"
+
 again && flip "$last/model.safetensors" && flip "$before/state.safetensors"
 refuses 1 "$run: no whole checkpoint found: $last/model.safetensors is damaged: *" \
   dsv3-train "${flags[@]}" --out "$run" --resume auto

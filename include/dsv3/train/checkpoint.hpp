@@ -271,6 +271,9 @@ inline found_checkpoint find_latest(const std::string& run) {
   return found;
 }
 
+/// Removes what a run that was killed has left unfinished. Call it only while nobody writes there.
+inline void remove_unfinished(const std::string& run) { detail::remove_unfinished(run); }
+
 /// Whether a run has left a checkpoint here, whole or not.
 inline bool has_checkpoint(const std::string& run) {
   return !detail::pointed_at(run).empty() || !detail::finished_steps(run).empty();
