@@ -130,3 +130,16 @@ TEST_CASE("verify is not blinded by an infinity, and treats NaN as equal to NaN"
   REQUIRE(log.differences.size() == 1);
   CHECK(log.differences[0] == "accumulate.forward: y element 3 is 4.5, the reference has 4");
 }
+
+TEST_CASE("decorators stack: a trace around a verification logs and compares") {
+  const double x[] = {1, 2, 3};
+  double y[] = {0, 0, 0};
+  dsv3::trace_log times;
+  dsv3::verify_log differences;
+  dsv3::host_memory memory;
+  cpu_context<backend::trace<backend::verify<toy::child, toy::host>>> ctx{
+      .scratch = dsv3::scratch_arena{memory, 4096}, .state = {.log = &times, .inner = {.log = &differences}}};
+  negated_sum(ctx, view{x, 3}, view{y, 3});
+  CHECK(times.entries.size() == 2);
+  CHECK(y[2] == -9);
+}

@@ -4,6 +4,8 @@
 
 #include <dsv3/base/config.hpp>
 
+#include <type_traits>
+
 namespace dsv3::inline DSV3_ABI {
 
 namespace backend {
@@ -21,5 +23,15 @@ concept has_parent = requires {
 /// What a context carries for its backend besides stream and scratch; decorators specialise it.
 template <class Backend>
 struct backend_state {};
+
+/// The state of one decorator in the state of a stack of them: a decorator's state holds that of what it
+/// decorates as `inner`.
+template <class Decorator, class Outermost>
+auto& state_of(backend_state<Outermost>& state) {
+  if constexpr (std::is_same_v<Decorator, Outermost>)
+    return state;
+  else
+    return state_of<Decorator>(state.inner);
+}
 
 }  // namespace dsv3::inline DSV3_ABI

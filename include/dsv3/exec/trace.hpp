@@ -48,7 +48,8 @@ struct implementation<Op, backend::trace<B>> {
     body::run(ctx, args);
     synchronize(ctx);
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-    if (ctx.state.log != nullptr) ctx.state.log->entries.push_back({Args::name, elapsed.count()});
+    trace_log* log = state_of<backend::trace<B>>(ctx.state).log;
+    if (log != nullptr) log->entries.push_back({Args::name, elapsed.count()});
   }
 
   template <class Ctx, class Args>

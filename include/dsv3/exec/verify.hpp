@@ -27,6 +27,7 @@ struct verify {};
 template <class B, class Reference>
 struct backend_state<backend::verify<B, Reference>> {
   verify_log* log = nullptr;
+  [[no_unique_address]] backend_state<B> inner = {};
 };
 
 namespace detail {
@@ -108,7 +109,8 @@ struct implementation<Op, backend::verify<B, Reference>> {
     const auto result = detail::copy_outputs(args);
     detail::restore_outputs(args, before);
     nearest<Op, Reference>::type::run(ctx, args);
-    if (ctx.state.log != nullptr) detail::compare_outputs(args, result, *ctx.state.log);
+    verify_log* log = state_of<backend::verify<B, Reference>>(ctx.state).log;
+    if (log != nullptr) detail::compare_outputs(args, result, *log);
     detail::restore_outputs(args, result);
   }
 
