@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // dsv3-train: trains a model on text, shows how it goes, and leaves log, report and checkpoints behind.
 #include "console.hpp"
+#include "expert_summary.hpp"
 #include "flags.hpp"
 #include "record.hpp"
 #include "sample_text.hpp"
@@ -80,12 +81,14 @@ int train(const run_settings& settings, const dsv3::text_split& text) {
     saved = progress.step;
   };
 
+  expert_summary experts;
   listen_for_signals();
   if (first == 0) evaluate();
   while (progress.step < settings.steps && !stop_asked) {
     const step_record step = run->step();
     record.add(step, progress);
     screen.step(step, progress.step);
+    if (progress.step > settings.steps - std::max<index_t>(settings.steps / 10, 1)) experts.add(step);
     if (progress.skipped_in_row >= settings.max_bad_steps) {
       record.draw_report();
       dsv3::raise("step " + std::to_string(progress.step) + ": " + step.report.bad +
@@ -106,6 +109,7 @@ int train(const run_settings& settings, const dsv3::text_split& text) {
                static_cast<long long>(progress.step));
     return 0;
   }
+  if (const std::string line = experts.text(); !line.empty()) screen.say("%s", line.c_str());
   if (settings.sample_bytes > 0) {
     const std::string drawn = run->sample(settings.prompt, settings.sample_bytes, settings.temperature);
     screen.say("---- %lld bytes drawn after \"%s\"\n%s\n----", static_cast<long long>(settings.sample_bytes),
