@@ -3,12 +3,14 @@
 #pragma once
 
 #include <dsv3/comm/solo.hpp>
+#include <dsv3/exec/counting_memory.hpp>
 #include <dsv3/exec/measure.hpp>
 #include <dsv3/exec/random.hpp>
 #include <dsv3/exec/trace.hpp>
 #include <dsv3/exec/verify.hpp>
 #include <dsv3/model/accounting.hpp>
 #include <dsv3/model/deepseek_v3.hpp>
+#include <dsv3/model/initialize.hpp>
 #include <dsv3/number/precision.hpp>
 #include <dsv3/number/traits.hpp>
 #include <dsv3/op/attention/mla_attention.hpp>
@@ -30,3 +32,5 @@
 #include <dsv3/tensor/layout_policy.hpp>
 #include <dsv3/tensor/paged.hpp>
 #include <dsv3/tensor/scaled.hpp>
+#include <dsv3/train/schedule.hpp>
+#include <dsv3/train/step.hpp>
