@@ -26,5 +26,5 @@ out=(--out "runs/tiny-$(date +%Y%m%d-%H%M%S)")
 for argument in "$@"; do
   case $argument in --out | --out=* | --dry-run | --help | -h) out=() ;; esac
 done
-exec "$build/bin/dsv3-train" --preset tiny --batch 8 --seq 128 --steps 900 --lr 2e-3 --lr-final 1e-4 --lr-hold 0.4 \
-  --warmup 20 --bias-update 0.01 --eval-every 150 ${out[@]+"${out[@]}"} "$@"
+exec "$build/bin/dsv3-train" --preset tiny --batch 8 --seq 128 --steps 600 --lr 4e-3 --lr-final 2e-4 --lr-hold 0.4 \
+  --warmup 20 --init-std 0.02 --bias-update 0.01 --eval-every 150 ${out[@]+"${out[@]}"} "$@"

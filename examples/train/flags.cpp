@@ -58,8 +58,10 @@ flags::flags(CLI::App& app) : app_(app) {
   model(preset), model(config);
   model(option("--precision", s_.precision, "fp32, bf16 (float masters) or fp64",
                one_of({"fp32", "bf16", "fp64"})));
-  model(option("--init-std", init_deviation_,
-               "Deviation of the initial matrices; the model's own when not given", positive_number()));
+  model(app_.add_option("--init-std", init_deviation_,
+                        "Deviation of the initial matrices; the model's own when not given")
+            ->take_last()
+            ->check(positive_number()));
 
   const auto data = [](CLI::Option* o) { o->group("Data"); };
   data(app_.add_option("--data", s_.data,
@@ -201,14 +203,14 @@ std::vector<std::string> flags::own_text() {
   const std::filesystem::path source =
       std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
   std::vector<std::string> paths;
-  for (const char* part : {"README.md", "docs", "include", "examples", "tests", "bench"}) {
-    const std::filesystem::path path = source / part;
-    std::error_code unreadable;
-    if (std::filesystem::exists(path, unreadable)) paths.push_back(path.string());
-  }
-  if (paths.empty())
+  std::error_code unreadable;
+  if (!std::filesystem::exists(source / "include" / "dsv3", unreadable))
     throw support::usage_error("--data is not given and the source folder " + source.string() +
                                " is gone: name files or folders of text");
+  for (const char* part : {"README.md", "docs", "include", "examples", "tests", "bench"}) {
+    const std::filesystem::path path = source / part;
+    if (std::filesystem::exists(path, unreadable)) paths.push_back(path.string());
+  }
   return paths;
 }
 
