@@ -96,6 +96,9 @@ TEST_CASE("atomic_file: places that cannot be written are named") {
         folder.path() + ": found a folder, expected the name of a file to write");
   CHECK(raised([&] { atomic_file{folder / "x/"}; }) ==
         (folder / "x/: found a folder, expected the name of a file to write"));
+  REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
+  CHECK(raised([&] { atomic_file{folder / "pipe"}; }) ==
+        (folder / "pipe: found a device or pipe, expected the name of a file to write"));
 }
 
 TEST_CASE("atomic_file: a write that fails is one sentence and leaves nothing") {

@@ -244,6 +244,13 @@ config softmax 's/"model_type": "deepseek_v3"/"model_type": "deepseek_v2"/' \
 # ---- where the answer goes ---------------------------------------------------------------------------------
 refuses 1 "$scratch/none/out.safetensors: cannot be created: No such file or directory" \
   dsv3-forward --model "$good" --ids "$scratch/ids.safetensors" --out "$scratch/none/out.safetensors"
+mkfifo "$scratch/pipe"
+refuses 1 "$scratch/pipe: found a device or pipe, expected the name of a file to write" \
+  dsv3-forward --model "$good" --ids "$scratch/ids.safetensors" --out "$scratch/pipe"
+ulimit -S -f 8
+refuses 1 "$scratch/out.safetensors: * more bytes cannot be written: File too large" \
+  dsv3-forward --model "$good" --ids "$scratch/ids.safetensors" --out "$scratch/out.safetensors" --grad
+ulimit -S -f unlimited
 refuses 1 "$scratch/good: found a folder, expected the name of a file to write" dsv3-forward --model "$good" \
   --ids "$scratch/ids.safetensors" --out "$scratch/good"
 

@@ -141,8 +141,11 @@ class atomic_file {
     static std::atomic<unsigned> counter = 0;
     const std::filesystem::path target{path_};
     std::error_code ignored;  // what cannot be examined cannot be created either: the next sentence
-    if (!target.has_filename() || std::filesystem::is_directory(target, ignored))
+    const std::filesystem::file_status found = std::filesystem::status(target, ignored);
+    if (!target.has_filename() || std::filesystem::is_directory(found))
       raise(path_ + ": found a folder, expected the name of a file to write");
+    if (std::filesystem::exists(found) && !std::filesystem::is_regular_file(found))  // it would be replaced
+      raise(path_ + ": found a device or pipe, expected the name of a file to write");
     const std::string name = "." + target.filename().string() + "." + std::to_string(::getpid()) + "-" +
                              std::to_string(counter++) + std::string(suffix);
     temporary_ = (target.parent_path() / name).string();
