@@ -34,6 +34,7 @@ class trainer_of final : public trainer {
     ctx_.scratch = dsv3::scratch_arena{memory_, dsv3::scratch_bytes(ctx_, model_, state_)};
     dsv3::initialize_state(ctx_, state_, settings.seed);
     state_.progress.data_sum = text_sum_;
+    state_.progress.data_length = settings_.shape.length;
     options_.optimizer = settings.optimizer;
     options_.clip = settings.clip;
     options_.balance.coefficient = settings.balance;
@@ -122,6 +123,9 @@ class trainer_of final : public trainer {
     if (found.seed != settings_.seed)
       dsv3::raise(path + ": the checkpoint's seed is " + std::to_string(found.seed) + ", --seed is " +
                   std::to_string(settings_.seed));
+    if (found.data_length != settings_.shape.length)
+      dsv3::raise(path + ": the checkpoint's rows have " + std::to_string(found.data_length) +
+                  " tokens, --seq is " + std::to_string(settings_.shape.length));
     training_.seek({.epoch = found.data_epoch, .row = found.data_position});
     return "goes on from " + loaded;
   }

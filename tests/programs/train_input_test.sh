@@ -136,6 +136,7 @@ flags=(--config "$scratch/config.json" "${flags_without_config[@]}")
 other 1 "$last/state.json: precision is \"fp32\", expected this run's, bf16" --resume auto --precision bf16
 other 1 "$run*: the checkpoint's seed is 1, --seed is 2" --resume auto --seed 2
 other 1 "$run*: the checkpoint was trained on other text (checksum *" --resume auto --held-out 0.5
+other 1 "$run*: the checkpoint's rows have 16 tokens, --seq is 8" --resume auto --seq 8
 other 1 "$scratch/none*" --resume "$scratch/none"
 other 1 "$scratch/text*" --resume "$scratch/text"
 

@@ -48,6 +48,7 @@ struct run_in_memory {
                       .seed = 0xFFFFFFFFFFFFFFFFu - seed,
                       .data_epoch = 3,
                       .data_position = 17,
+                      .data_length = 128,
                       .data_sum = 0xDEADBEEF,
                       .updates = step - 1,
                       .skipped = 1,

@@ -144,6 +144,7 @@ inline json progress_json(const training_progress& p) {
           {"seed", std::to_string(p.seed)},
           {"data_epoch", p.data_epoch},
           {"data_position", p.data_position},
+          {"data_length", p.data_length},
           {"data_sum", p.data_sum},
           {"updates", p.updates},
           {"skipped", p.skipped},
@@ -160,6 +161,7 @@ inline training_progress read_progress(json_fields fields) {
     fields.refuse("seed", seed, "the digits of a 64-bit number");
   p.data_epoch = fields.integer("data_epoch", not_negative);
   p.data_position = fields.integer("data_position", not_negative);
+  p.data_length = fields.integer("data_length", not_negative);
   p.data_sum = static_cast<std::uint32_t>(fields.integer("data_sum", {0, 0xFFFFFFFF}));
   p.updates = fields.integer("updates", not_negative);
   p.skipped = fields.integer("skipped", not_negative);
