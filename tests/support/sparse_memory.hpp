@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <stdexcept>
 
 namespace support {
 
@@ -44,6 +45,17 @@ class sparse_memory {
  private:
   std::byte* start_ = nullptr;
   std::size_t bytes_;
+};
+
+/// The same as `count` zero elements; throws where the system refuses them.
+template <class T>
+class sparse : sparse_memory {
+ public:
+  explicit sparse(std::ptrdiff_t count) : sparse_memory(sizeof(T) * static_cast<std::size_t>(count)) {
+    if (data() == nullptr)
+      throw std::runtime_error("the address range for a sparse tensor could not be reserved");
+  }
+  T* data() const { return sparse_memory::data<T>(); }
 };
 
 }  // namespace support

@@ -5,7 +5,7 @@
 #include <support/compare.hpp>
 #include <support/guarded.hpp>
 #include <support/run.hpp>
-#include <support/sparse.hpp>
+#include <support/sparse_memory.hpp>
 #include <support/tolerances.hpp>
 
 #include <doctest/doctest.h>
