@@ -4,6 +4,7 @@
 # not run here and is reported as skipped. The target tests.<first folder> builds the executables of that folder.
 dsv3_need(doctest doctest::doctest doctest-dev)
 dsv3_need(nlohmann_json nlohmann_json::nlohmann_json nlohmann-json3-dev)
+dsv3_need(PCRE2 PCRE2::8BIT libpcre2-dev)
 
 set(nvcc "")
 if(NOT DSV3_CUDA STREQUAL OFF)
@@ -35,8 +36,8 @@ foreach(source IN LISTS test_sources)
   add_executable(${name} ${source} $<TARGET_OBJECTS:dsv3_test_main>)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   target_link_libraries(${name} PRIVATE dsv3_test_options)
-  if(folder MATCHES "^(io|model|train)$")
-    target_link_libraries(${name} PRIVATE dsv3::io)
+  if(folder MATCHES "^(io|text|model|train|infer)$")
+    target_link_libraries(${name} PRIVATE dsv3::text)
   endif()
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS ${folder} TIMEOUT 900 ENVIRONMENT "${test_environment}")
@@ -115,7 +116,7 @@ foreach(source IN LISTS fuzz_sources)
       COMMAND ${CMAKE_COMMAND} -E make_directory ${PROJECT_BINARY_DIR}/fuzz/found/${stem}
       COMMAND ${DSV3_CLANG} ${clang_flags} -I${PROJECT_SOURCE_DIR}/tests -O1 -g
         -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
-        -MD -MF ${binary}.d -MT ${binary} ${source} -o ${binary}
+        -MD -MF ${binary}.d -MT ${binary} ${source} ${PCRE2_LIBRARY} -o ${binary}
       DEPENDS ${source} DEPFILE ${binary}.d VERBATIM)
     add_custom_target(${name} ALL DEPENDS ${binary})
     set(corpus ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${stem})

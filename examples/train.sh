@@ -9,8 +9,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 source cmake/install_packages.sh
-need_packages g++:g++ cmake:cmake make:make nlohmann/json.hpp:nlohmann-json3-dev CLI/CLI.hpp:libcli11-dev \
-  cblas.h:libopenblas-openmp-dev
+need_packages g++:g++ cmake:cmake make:make nlohmann/json.hpp:nlohmann-json3-dev pcre2.h:libpcre2-dev \
+  CLI/CLI.hpp:libcli11-dev cblas.h:libopenblas-openmp-dev
 
 # A folder of its own, so that tests and benches, and what they need, stay out of the way.
 build=build/train

@@ -15,8 +15,8 @@ if [ "${1:-}" = --preset ]; then
   shift 2
 fi
 
-need_packages g++:g++ cmake:cmake make:make doctest/doctest.h:doctest-dev nlohmann/json.hpp:nlohmann-json3-dev \
-  CLI/CLI.hpp:libcli11-dev benchmark/benchmark.h:libbenchmark-dev cblas.h:libopenblas-openmp-dev
+need_packages g++:g++ cmake:cmake make:make doctest/doctest.h:doctest-dev \
+  nlohmann/json.hpp:nlohmann-json3-dev pcre2.h:libpcre2-dev CLI/CLI.hpp:libcli11-dev benchmark/benchmark.h:libbenchmark-dev cblas.h:libopenblas-openmp-dev
 
 # Ninja where there is one, unless the folder was made with something else.
 if [ -z "${CMAKE_GENERATOR:-}" ] && [ ! -e "build/$preset/CMakeCache.txt" ] && command -v ninja > /dev/null; then
