@@ -13,10 +13,13 @@
 #include <dsv3/model/initialize.hpp>
 #include <dsv3/number/precision.hpp>
 #include <dsv3/number/traits.hpp>
+#include <dsv3/op/attention/latent_cache.hpp>
 #include <dsv3/op/attention/mla_attention.hpp>
+#include <dsv3/op/attention/mla_decode.hpp>
 #include <dsv3/op/embedding/embedding.hpp>
 #include <dsv3/op/expert/permute.hpp>
 #include <dsv3/op/expert/swiglu.hpp>
+#include <dsv3/op/linear/batched_gemm.hpp>
 #include <dsv3/op/linear/gemm.hpp>
 #include <dsv3/op/linear/grouped_gemm.hpp>
 #include <dsv3/op/loss/cross_entropy.hpp>

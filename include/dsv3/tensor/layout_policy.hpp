@@ -9,8 +9,12 @@ namespace dsv3::inline DSV3_ABI {
 /// How rotary pairs lie: neighbours (2i, 2i + 1), what the released weights have, or halves (i, i + d/2).
 enum class rope_layout { interleaved, half_split };
 
+/// The latent cache is a pool of pages; a layout says how many rows a page has.
 namespace cache_layout {
-struct contiguous {};
+/// One page holds a whole sequence: zero stands for the longest one.
+struct contiguous {
+  static constexpr index_t page_rows = 0;
+};
 template <int PageRows>
 struct paged {
   static constexpr index_t page_rows = PageRows;

@@ -17,22 +17,27 @@ namespace dsv3::inline DSV3_ABI::op {
 ///   dv[j,h] = Σ_t P d_o          dq_nope = scale Σ_j dS k_nope       dk_nope = scale Σ_t dS q_nope
 ///   dq_rope = scale Σ_j dS k_rope                                    dk_rope = scale Σ_h Σ_t dS q_rope
 /// Softmax statistics and sums in the accumulator. qk_rope is the width of k_rope; qk_nope the rest of q.
+/// Forward also takes more keys than queries: the queries of a sequence are then its last tokens, query i of
+/// n over m keys sees the keys j ≤ m - n + i.
 template <precision P>
 struct mla_attention {
   struct forward_args {
     static constexpr const char* name = "mla_attention.forward";
     view<const activation<P>, 3> q;       // [tokens, heads, qk_nope + qk_rope]   rotated
-    view<const activation<P>, 3> kv;      // [tokens, heads, qk_nope + v_dim]
-    view<const activation<P>, 2> k_rope;  // [tokens, qk_rope]                    rotated
-    packed_sequences sequence;
-    double scale = 1;                  // softmax scale
-    view<activation<P>, 3> o;          // [tokens, heads, v_dim]               written
-    view<accumulator<P>, 2> lse = {};  // [heads, tokens]                      written when not empty
+    view<const activation<P>, 3> kv;      // [keys, heads, qk_nope + v_dim]
+    view<const activation<P>, 2> k_rope;  // [keys, qk_rope]                      rotated
+    packed_sequences sequence;            // of the queries
+    double scale = 1;                     // softmax scale
+    view<activation<P>, 3> o;             // [tokens, heads, v_dim]               written
+    view<accumulator<P>, 2> lse = {};     // [heads, tokens]                      written when not empty
+    packed_sequences keys = {};           // of kv and k_rope; empty: as the queries
+    const packed_sequences& key_sequence() const { return keys.offsets.empty() ? sequence : keys; }
     status check() const {
       requirements need{name};
-      need.equal("kv", "tokens", kv.extent(0), "q", q.extent(0))
+      need.equal("kv", "tokens", kv.extent(0), "key sequence", key_sequence().tokens())
           .equal("kv", "heads", kv.extent(1), "q", q.extent(1))
-          .equal("k_rope", "tokens", k_rope.extent(0), "q", q.extent(0))
+          .equal("k_rope", "tokens", k_rope.extent(0), "kv", kv.extent(0))
+          .equal("keys", "sequences", key_sequence().sequences(), "sequence", sequence.sequences())
           .equal("o", "tokens", o.extent(0), "q", q.extent(0))
           .equal("o", "heads", o.extent(1), "q", q.extent(1))
           .equal("sequence", "tokens", sequence.tokens(), "q", q.extent(0))

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+// Writing rows of the latent cache, and reading them back packed.
+#pragma once
+
+#include <dsv3/base/requirements.hpp>
+#include <dsv3/exec/dispatch.hpp>
+#include <dsv3/number/precision.hpp>
+#include <dsv3/tensor/packed_sequences.hpp>
+#include <dsv3/tensor/paged.hpp>
+
+namespace dsv3::inline DSV3_ABI::op {
+
+/// A row of the cache is (c, k_rope): the latent after its norm, the shared key after its rotation.
+///   append:  the tokens of sequence b become its rows lengths(b) - n .. lengths(b) - 1, n their number
+///   gather:  the rows 0 .. n - 1 of sequence b become its packed tokens
+template <precision P>
+struct latent_cache {
+  struct append_args {
+    static constexpr const char* name = "latent_cache.append";
+    view<const activation<P>, 2> c;       // [tokens, kv_rank]
+    view<const activation<P>, 2> k_rope;  // [tokens, qk_rope]
+    packed_sequences tokens;
+    paged_view<activation<P>> cache;  // rows of kv_rank + qk_rope; the appended rows are written
+    status check() const {
+      return requirements{name}
+          .equal("k_rope", "tokens", k_rope.extent(0), "c", c.extent(0))
+          .equal("tokens", "tokens", tokens.tokens(), "c", c.extent(0))
+          .equal("cache.table", "sequences", cache.table.extent(0), "tokens", tokens.sequences())
+          .equal("cache.lengths", "sequences", cache.lengths.extent(0), "tokens", tokens.sequences())
+          .equal("cache", "columns", cache.pages.extent(2), "kv_rank + qk_rope",
+                 c.extent(1) + k_rope.extent(1))
+          .present("c", c)
+          .present("k_rope", k_rope)
+          .verdict();
+    }
+    void outputs(auto&& visit) const { visit("cache", cache.pages); }
+  };
+
+  struct gather_args {
+    static constexpr const char* name = "latent_cache.gather";
+    paged_view<const activation<P>> cache;  // rows of kv_rank + qk_rope
+    packed_sequences tokens;                // no sequence longer than its part of the cache
+    view<activation<P>, 2> c;               // [tokens, kv_rank]    written
+    view<activation<P>, 2> k_rope;          // [tokens, qk_rope]    written
+    status check() const {
+      return requirements{name}
+          .equal("k_rope", "tokens", k_rope.extent(0), "c", c.extent(0))
+          .equal("tokens", "tokens", tokens.tokens(), "c", c.extent(0))
+          .equal("cache.table", "sequences", cache.table.extent(0), "tokens", tokens.sequences())
+          .equal("cache.lengths", "sequences", cache.lengths.extent(0), "tokens", tokens.sequences())
+          .equal("cache", "columns", cache.pages.extent(2), "kv_rank + qk_rope",
+                 c.extent(1) + k_rope.extent(1))
+          .present("c", c)
+          .present("k_rope", k_rope)
+          .verdict();
+    }
+    void outputs(auto&& visit) const { visit("c", c), visit("k_rope", k_rope); }
+  };
+
+  template <execution_context Ctx>
+  static void append(Ctx&, const append_args&);
+  template <execution_context Ctx>
+  static void gather(Ctx&, const gather_args&);
+};
+
+template <precision P>
+template <execution_context Ctx>
+void latent_cache<P>::append(Ctx& ctx, const append_args& args) {
+  invoke<latent_cache>(ctx, args);
+}
+template <precision P>
+template <execution_context Ctx>
+void latent_cache<P>::gather(Ctx& ctx, const gather_args& args) {
+  invoke<latent_cache>(ctx, args);
+}
+
+}  // namespace dsv3::inline DSV3_ABI::op
