@@ -14,6 +14,7 @@
 #include <dsv3/cpu/memory/add.hpp>
 #include <dsv3/cpu/memory/copy.hpp>
 #include <dsv3/cpu/memory/fill.hpp>
+#include <dsv3/cpu/memory/gather_rows.hpp>
 #include <dsv3/cpu/norm/rms_norm.hpp>
 #include <dsv3/cpu/optim/adamw.hpp>
 #include <dsv3/cpu/optim/global_norm.hpp>

@@ -26,6 +26,7 @@
 #include <dsv3/op/memory/add.hpp>
 #include <dsv3/op/memory/copy.hpp>
 #include <dsv3/op/memory/fill.hpp>
+#include <dsv3/op/memory/gather_rows.hpp>
 #include <dsv3/op/norm/rms_norm.hpp>
 #include <dsv3/op/optim/adamw.hpp>
 #include <dsv3/op/optim/global_norm.hpp>

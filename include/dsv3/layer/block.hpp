@@ -168,6 +168,16 @@ struct block {
     view<activation<P>, 2> dx;      // [tokens, hidden]    written
     block_gradients<P>& gradients;  // added to
   };
+  struct decode_args {
+    view<const activation<P>, 2> x;  // [tokens, hidden]
+    block_weights<P> weights;
+    cached_tokens tokens;
+    view<activation<P>, 3> cache;  // [pages, page_rows, kv_rank + qk_rope]   the tokens' rows are written
+    rope_table<const accumulator<P>> rope;
+    view<const master<P>, 1> bias =
+        {};                    // [experts]           of this block's router; empty for a dense block
+    view<activation<P>, 2> y;  // [tokens, hidden]    written
+  };
 
   block_activation_config activation_config(index_t tokens, index_t sequences, keep kept) const {
     block_activation_config c{config, {}, tokens, sequences, kept};
@@ -215,6 +225,42 @@ struct block {
     else
       dense().forward(ctx, {.x = s.m, .weights = w.dense, .y = u, .saved = keeps ? &s.dense : nullptr});
     op::add<P>::forward(ctx, {.a = s.s, .b = u, .y = args.y});  // 5
+  }
+
+  /// forward for tokens that follow others, whose latent rows lie in the cache.
+  template <execution_context Ctx>
+  void decode(Ctx& ctx, const decode_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto& w = args.weights;
+    const auto stream = [&] {
+      return ctx.scratch.template tensor<activation<P>>(args.x.extent(0), config.hidden());
+    };
+    const auto n = stream(), u = stream(), s = stream();
+    op::rms_norm<P>::forward(ctx,
+                             {.x = args.x, .gain = w.g_attention, .y = n, .epsilon = config.epsilon});  // 1
+    attention().decode(ctx, {.x = n,
+                             .weights = w.attention,
+                             .tokens = args.tokens,
+                             .cache = args.cache,
+                             .rope = args.rope,
+                             .y = u});  // 2
+    op::rms_norm<P>::forward(ctx, {.x = u,
+                                   .gain = w.g_feed_forward,
+                                   .y = n,
+                                   .residual = args.x,
+                                   .sum = s,
+                                   .epsilon = config.epsilon});  // 3
+    if (has_experts())
+      experts().forward(ctx, {.x = n,
+                              .weights = w.experts,
+                              .bias = args.bias,
+                              .sequence = args.tokens.queries,
+                              .balance = {},
+                              .y = u,
+                              .balance_loss = {}});  // 4
+    else
+      dense().forward(ctx, {.x = n, .weights = w.dense, .y = u});
+    op::add<P>::forward(ctx, {.a = s, .b = u, .y = args.y});  // 5
   }
 
   template <execution_context Ctx>

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT
-// Multi-head latent attention (report, section 2.1.1): forward and backward of the training form.
+// Multi-head latent attention (report, section 2.1.1): forward and backward of the training form, and
+// decoding over the latent cache.
 #pragma once
 
+#include <dsv3/layer/cached_tokens.hpp>
 #include <dsv3/layer/keep.hpp>
 #include <dsv3/layer/latent_compression.hpp>
 #include <dsv3/layer/linear.hpp>
+#include <dsv3/op/attention/latent_cache.hpp>
 #include <dsv3/op/attention/mla_attention.hpp>
+#include <dsv3/op/attention/mla_decode.hpp>
+#include <dsv3/op/linear/batched_gemm.hpp>
 #include <dsv3/op/rope/decoupled_rope.hpp>
 #include <dsv3/tensor/bundle.hpp>
 
@@ -23,7 +28,22 @@ struct mla_config {
   index_t q_width() const { return heads * qk_dim(); }
   index_t kv_width() const { return heads * (qk_nope + v_dim); }
   index_t o_width() const { return heads * v_dim; }
+  /// Values that the cache keeps of a token.
+  index_t cache_width() const { return kv_rank + qk_rope; }
   double softmax_scale() const { return rope.softmax_scale(qk_dim()); }
+
+  /// Multiplications per head of `queries` tokens over `keys` cached rows. Expanding pays an up-projection
+  /// per key, absorbing one per query and wider scores and values.
+  double expanded_cost(index_t queries, index_t keys) const {
+    const double q = static_cast<double>(queries), k = static_cast<double>(keys);
+    return static_cast<double>(kv_rank * (qk_nope + v_dim)) * k +
+           static_cast<double>(qk_dim() + v_dim) * q * k;
+  }
+  double absorbed_cost(index_t queries, index_t keys) const {
+    const double q = static_cast<double>(queries), k = static_cast<double>(keys);
+    return static_cast<double>(kv_rank * (qk_nope + v_dim)) * q +
+           static_cast<double>(2 * kv_rank + qk_rope) * q * k;
+  }
 };
 
 /// The weights of the layer, or anything with one value per weight. Names are the checkpoint's.
@@ -131,6 +151,9 @@ struct mla_deltas {
 };
 
 /// u = MLA(x). The residual connection and the norm before the layer are the block's.
+/// decode is forward for tokens that follow others: of those it sees what the latent cache kept, one row
+/// (c, k_rope) per token for all heads, and it adds its own rows. Absorbed, it never expands a cached row:
+///   q_nope · (w_uk c) = (w_ukᵀ q_nope) · c          Σ_j p_j (w_uv c_j) = w_uv Σ_j p_j c_j
 template <precision P, layout_policy L = default_layout>
 struct mla {
   mla_config config;
@@ -171,6 +194,15 @@ struct mla {
     mla_gradients<P>& gradients;  // added to
   };
 
+  struct decode_args {
+    view<const activation<P>, 2> x;  // [tokens, hidden]
+    mla_weights<P> weights;
+    cached_tokens tokens;
+    view<activation<P>, 3> cache;  // [pages, page_rows, kv_rank + qk_rope]   the tokens' rows are written
+    rope_table<const accumulator<P>> rope;
+    view<activation<P>, 2> y;  // [tokens, hidden]    written
+  };
+
   template <execution_context Ctx>
   void forward(Ctx& ctx, const forward_args& args) const {
     const scratch_frame frame{ctx.scratch};
@@ -191,6 +223,35 @@ struct mla {
                                         .o = per_head(s.o),
                                         .lse = s.lse});  // 5
     linear<P>::forward(ctx, s.o, w.w_o, args.y);         // 6
+  }
+
+  template <execution_context Ctx>
+  void decode(Ctx& ctx, const decode_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto& w = args.weights;
+    const cached_tokens& t = args.tokens;
+    const index_t tokens = args.x.extent(0);
+    const rows q = buffer(ctx, tokens, config.q_width());
+    const rows a_kv = buffer(ctx, tokens, config.cache_width()), c_kv = buffer(ctx, tokens, config.kv_rank);
+    const rows o = buffer(ctx, tokens, config.o_width());
+    if (compressed())
+      compression().forward(
+          ctx, args.x, query_weights(w),
+          {buffer(ctx, tokens, config.q_rank), {}, buffer(ctx, tokens, config.q_rank), q});  // 1
+    else
+      linear<P>::forward(ctx, args.x, w.w_q, q);
+    linear<P>::forward(ctx, args.x, w.w_dkv, a_kv);                            // 2
+    compression().normalize(ctx, key_value_weights(w), {a_kv, {}, c_kv, {}});  // 2
+    rotate(ctx, rotary_query(q), t.queries, args.rope, rotation::forward);     // 3
+    rotate(ctx, rotary_key(a_kv), t.queries, args.rope, rotation::forward);    // 4
+    op::latent_cache<P>::append(
+        ctx,
+        {.c = c_kv, .k_rope = rotary_columns(a_kv), .tokens = t.queries, .cache = t.rows_of(args.cache)});
+    if (absorbs(t))
+      attend_absorbed(ctx, args, q, o);  // 5
+    else
+      attend_expanded(ctx, args, q, o);
+    linear<P>::forward(ctx, o, w.w_o, args.y);  // 6
   }
 
   template <execution_context Ctx>
@@ -270,6 +331,63 @@ struct mla {
 
   bool compressed() const { return config.q_rank > 0; }
   compress compression() const { return {.epsilon = config.latent_epsilon}; }
+
+  template <class Ctx>
+  static rows buffer(Ctx& ctx, index_t tokens, index_t columns) {
+    return ctx.scratch.template tensor<activation<P>>(tokens, columns);
+  }
+
+  bool absorbs(const cached_tokens& t) const {
+    if (t.form != attention_form::by_cost) return t.form == attention_form::absorbed;
+    const index_t queries = t.queries.max_length, keys = t.keys.max_length;
+    return config.absorbed_cost(queries, keys) <= config.expanded_cost(queries, keys);
+  }
+
+  // Rows [first, first + count) of every head of w_ukv: [heads, count, kv_rank].
+  view<const weight<P>, 3> up_projections(const mla_weights<P>& w, index_t first, index_t count) const {
+    const index_t stride = w.w_ukv.stride(0);
+    return {w.w_ukv.data() + first * stride,
+            {config.heads, count, config.kv_rank},
+            {(config.qk_nope + config.v_dim) * stride, stride, 1}};
+  }
+
+  template <class Ctx>
+  void attend_absorbed(Ctx& ctx, const decode_args& args, rows q, rows o) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto q_latent =
+        ctx.scratch.template tensor<activation<P>>(q.extent(0), config.heads, config.kv_rank);
+    const auto z = ctx.scratch.template tensor<activation<P>>(q.extent(0), config.heads, config.kv_rank);
+    op::batched_gemm<P>::transposed(ctx, {.x = per_head(q).columns(0, config.qk_nope),
+                                          .w = up_projections(args.weights, 0, config.qk_nope),
+                                          .y = q_latent});
+    op::mla_decode<P>::forward(ctx, {.q_latent = q_latent,
+                                     .q_rope = rotary_query(q),
+                                     .queries = args.tokens.queries,
+                                     .cache = args.tokens.rows_of(args.cache),
+                                     .scale = config.softmax_scale(),
+                                     .z = z});
+    op::batched_gemm<P>::forward(
+        ctx, {.x = z, .w = up_projections(args.weights, config.qk_nope, config.v_dim), .y = per_head(o)});
+  }
+
+  template <class Ctx>
+  void attend_expanded(Ctx& ctx, const decode_args& args, rows q, rows o) const {
+    const scratch_frame frame{ctx.scratch};
+    const index_t keys = args.tokens.keys.tokens();
+    const rows c = buffer(ctx, keys, config.kv_rank), k_rope = buffer(ctx, keys, config.qk_rope);
+    const rows kv = buffer(ctx, keys, config.kv_width());
+    op::latent_cache<P>::gather(
+        ctx,
+        {.cache = args.tokens.rows_of(args.cache), .tokens = args.tokens.keys, .c = c, .k_rope = k_rope});
+    linear<P>::forward(ctx, c, args.weights.w_ukv, kv);
+    op::mla_attention<P>::forward(ctx, {.q = per_head(q),
+                                        .kv = per_head(kv),
+                                        .k_rope = k_rope,
+                                        .sequence = args.tokens.queries,
+                                        .scale = config.softmax_scale(),
+                                        .o = per_head(o),
+                                        .keys = args.tokens.keys});
+  }
 
   template <class Ctx>
   mla_saved<P> full(Ctx& ctx, const mla_saved<P>* saved, index_t tokens) const {

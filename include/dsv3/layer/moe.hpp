@@ -129,7 +129,7 @@ struct moe {
     packed_sequences sequence;      // for the balance loss
     balance_options balance;
     view<activation<P>, 2> y;         // [tokens, hidden]    written
-    view<double, 1> balance_loss;     // [1]                 added to
+    view<double, 1> balance_loss;     // [1]                 added to when not empty
     view<std::int64_t, 1> load = {};  // [experts]           added to when not empty
     moe_saved<P>* saved = nullptr;    // written unless null
   };
@@ -174,16 +174,17 @@ struct moe {
                                  .ids = s.ids,
                                  .gates = s.gates,
                                  .load = args.load});  // 1
-    op::sequence_balance<P>::forward(ctx, {.scores = s.scores,
-                                           .ids = s.ids,
-                                           .sequence = args.sequence,
-                                           .indicator = args.balance.indicator,
-                                           .coefficient = args.balance.coefficient,
-                                           .fraction = s.fraction,
-                                           .loss = args.balance_loss});  // 2
-    exchange().plan(ctx, s.ids, s.plan);                                 // 3
-    exchange().dispatch(ctx, args.x, s.plan, s.x_rows);                  // 4
-    exchange().dispatch_gates(ctx, s.gates, s.plan, s.row_gates);        // 5
+    if (!args.balance_loss.empty())
+      op::sequence_balance<P>::forward(ctx, {.scores = s.scores,
+                                             .ids = s.ids,
+                                             .sequence = args.sequence,
+                                             .indicator = args.balance.indicator,
+                                             .coefficient = args.balance.coefficient,
+                                             .fraction = s.fraction,
+                                             .loss = args.balance_loss});  // 2
+    exchange().plan(ctx, s.ids, s.plan);                                   // 3
+    exchange().dispatch(ctx, args.x, s.plan, s.x_rows);                    // 4
+    exchange().dispatch_gates(ctx, s.gates, s.plan, s.row_gates);          // 5
     op::grouped_gemm<P>::forward(
         ctx, {.x = ragged(s, s.x_rows), .w = w.w_gate_up, .y = ragged(s, s.gate_up)});  // 6
     op::swiglu<P>::forward(

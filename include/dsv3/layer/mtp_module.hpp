@@ -144,6 +144,19 @@ struct mtp_module {
     view<gradient<P>, 2> d_embedding;  // [vocab, hidden]     added to
   };
 
+  struct decode_args {
+    view<const activation<P>, 2> h;      // [tokens, hidden]
+    view<const std::int32_t, 1> ids;     // [tokens]
+    view<const weight<P>, 2> embedding;  // [vocab, hidden]
+    mtp_weights<P> weights;
+    cached_tokens tokens;
+    view<activation<P>, 3> cache;  // [pages, page_rows, kv_rank + qk_rope]   the tokens' rows are written
+    rope_table<const accumulator<P>> rope;
+    view<const master<P>, 1> bias = {};  // [experts]
+    view<activation<P>, 2> y;            // [tokens, hidden]    written: what the next depth reads
+    view<activation<P>, 2> normed;       // [tokens, hidden]    written: what the head reads
+  };
+
   template <execution_context Ctx>
   void forward(Ctx& ctx, const forward_args& args) const {
     const auto& w = args.weights;
@@ -160,6 +173,28 @@ struct mtp_module {
                           .load = args.load,
                           .saved = &s.block});     // 5
     norm(ctx, s.y, w.g_head, s.normed, s.y_rstd);  // 6
+  }
+
+  /// forward for tokens that follow others, whose latent rows lie in this module's cache.
+  template <execution_context Ctx>
+  void decode(Ctx& ctx, const decode_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto& w = args.weights;
+    const index_t tokens = args.h.extent(0), hidden = config.hidden();
+    const auto x = ctx.scratch.template tensor<activation<P>>(tokens, hidden);
+    const auto pair = ctx.scratch.template tensor<activation<P>>(tokens, 2 * hidden);
+    op::embedding<P>::forward(ctx, {.ids = args.ids, .table = args.embedding, .y = x});  // 1
+    norm(ctx, x, w.g_embedding, left(pair), {});                                         // 2
+    norm(ctx, args.h, w.g_hidden, right(pair), {});                                      // 3
+    linear<P>::forward(ctx, pair, w.w_eh, x);                                            // 4
+    inner().decode(ctx, {.x = x,
+                         .weights = w.block,
+                         .tokens = args.tokens,
+                         .cache = args.cache,
+                         .rope = args.rope,
+                         .bias = args.bias,
+                         .y = args.y});            // 5
+    norm(ctx, args.y, w.g_head, args.normed, {});  // 6
   }
 
   template <execution_context Ctx>

@@ -63,6 +63,27 @@ struct routing_state {
   }
 };
 
+struct model_cache_config {
+  model_config model;
+  index_t pages = 0, page_rows = 0;
+
+  /// Main blocks first, then the MTP modules.
+  index_t layers() const { return model.layers + model.mtp_depth; }
+};
+
+/// The latent caches of all blocks. A page has the same number in each of them, so one table of pages serves
+/// a sequence.
+template <precision P>
+struct model_cache {
+  model_cache_config config;
+  view<activation<P>, 4> rows;  // [layers, pages, page_rows, kv_rank + qk_rope]
+
+  template <class Visit, class... Self>
+  static void each_field(const model_cache_config& c, Visit&& visit, Self&... self) {
+    visit("rows", shape{c.layers(), c.pages, c.page_rows, c.model.attention().cache_width()}, self.rows...);
+  }
+};
+
 struct model_activation_config {
   model_config model;
   index_t rows = 0, length = 0;  // a batch of rows of `length` tokens

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The whole network, forward and backward: a table of contents of layers.
+// The whole network, forward, backward and decoding: a table of contents of layers.
 #pragma once
 
 #include <dsv3/model/bundles.hpp>
+#include <dsv3/op/memory/gather_rows.hpp>
 
 #include <utility>
 #include <vector>
@@ -46,6 +47,35 @@ struct deepseek_v3 {
     double mtp_weight = 0;  // lambda: the mean of the MTP losses counts this much
     const model_saved<P>& saved;
     model_gradients<P>& gradients;  // added to
+  };
+
+  /// A step of the main model over the latent caches.
+  struct decode_args {
+    view<const std::int32_t, 1> ids;  // [tokens]
+    cached_tokens tokens;
+    const model_weights<P>& weights;
+    view<const master<P>, 2> bias;  // [routers, experts]
+    rope_table<const accumulator<P>> rope;
+    const model_cache<P>& cache;             // the tokens' rows of the main blocks are written
+    view<activation<P>, 2> h = {};           // [tokens, hidden]   what the first MTP module reads; written
+                                             //                    when not empty
+    view<const std::int32_t, 1> heads = {};  // [predicting]       the tokens whose next one is predicted
+    view<accumulator<P>, 2> logits = {};     // [predicting, vocab]    written
+  };
+  /// A step of MTP module `depth`, 1 to mtp_depth: for each token its h of depth - 1 and the id `depth`
+  /// tokens further on.
+  struct draft_args {
+    index_t depth = 1;
+    view<const activation<P>, 2> h;   // [tokens, hidden]
+    view<const std::int32_t, 1> ids;  // [tokens]
+    cached_tokens tokens;
+    const model_weights<P>& weights;
+    view<const master<P>, 2> bias;
+    rope_table<const accumulator<P>> rope;
+    const model_cache<P>& cache;             // the tokens' rows of this module are written
+    view<activation<P>, 2> y;                // [tokens, hidden]   what the next depth reads; written
+    view<const std::int32_t, 1> heads = {};  // [predicting]
+    view<accumulator<P>, 2> logits = {};     // [predicting, vocab]    written
   };
 
   model_activation_config activation_config(index_t rows, index_t length, index_t sequences,
@@ -172,11 +202,67 @@ struct deepseek_v3 {
     op::embedding<P>::backward(ctx, {.ids = s.ids[0], .dy = dh, .dtable = g.embedding});  // 2'
   }
 
+  template <execution_context Ctx>
+  void decode(Ctx& ctx, const decode_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const model_weights<P>& w = args.weights;
+    const auto stream = [&] {
+      return ctx.scratch.template tensor<activation<P>>(args.ids.extent(0), config.hidden);
+    };
+    const bool reads_normed = config.mtp_reads == mtp_input::post_final_norm;
+    view<activation<P>, 2> x = stream(), y = stream();
+    op::embedding<P>::forward(ctx, {.ids = args.ids, .table = w.embedding, .y = x});  // 2
+    for (index_t l = 0; l < config.layers; ++l) {                                     // 3
+      const bool leaves_h = l == config.layers - 1 && !reads_normed && !args.h.empty();
+      const view<activation<P>, 2> out = leaves_h ? args.h : y;
+      block_of(l).decode(ctx, {.x = x,
+                               .weights = w.blocks[at(l)],
+                               .tokens = args.tokens,
+                               .cache = args.cache.rows[l],
+                               .rope = args.rope,
+                               .bias = router_row(args.bias, l),
+                               .y = out});
+      y = std::exchange(x, out);
+    }
+    const view<activation<P>, 2> normed = reads_normed && !args.h.empty() ? args.h : y;
+    op::rms_norm<P>::forward(ctx, {.x = x, .gain = w.g_final, .y = normed, .epsilon = config.epsilon});  // 4
+    predict(ctx, normed, args);                                                                          // 5
+  }
+
+  template <execution_context Ctx>
+  void draft(Ctx& ctx, const draft_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const index_t layer = config.layers + args.depth - 1;
+    const auto normed = ctx.scratch.template tensor<activation<P>>(args.ids.extent(0), config.hidden);
+    mtp_at(args.depth)
+        .decode(ctx, {.h = args.h,
+                      .ids = args.ids,
+                      .embedding = args.weights.embedding,
+                      .weights = args.weights.mtp[at(args.depth - 1)],
+                      .tokens = args.tokens,
+                      .cache = args.cache.rows[layer],
+                      .rope = args.rope,
+                      .bias = router_row(args.bias, layer),
+                      .y = args.y,
+                      .normed = normed});  // 6
+    predict(ctx, normed, args);            // 7
+  }
+
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
   block<P, L> block_of(index_t layer) const { return {config.block(layer)}; }
   mtp_module<P, L> mtp_at(index_t depth) const { return {config.block(config.layers + depth - 1)}; }
   head<P> output() const { return {head_chunk_tokens}; }
+
+  // Logits of the tokens that are asked for.
+  template <class Ctx, class Args>
+  static void predict(Ctx& ctx, view<const activation<P>, 2> normed, const Args& args) {
+    if (args.heads.empty()) return;
+    const scratch_frame frame{ctx.scratch};
+    const auto x = ctx.scratch.template tensor<activation<P>>(args.heads.extent(0), normed.extent(1));
+    op::gather_rows<activation<P>>::forward(ctx, {.x = normed, .rows = args.heads, .y = x});
+    op::gemm<P, accumulator<P>>::forward(ctx, {.x = x, .w = args.weights.head, .y = args.logits});
+  }
 
   // The state that depth k + 1 reads of depth k.
   view<const activation<P>, 2> representation(const model_saved<P>& s, index_t k) const {
