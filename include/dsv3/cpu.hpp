@@ -21,3 +21,5 @@
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
 #include <dsv3/cpu/routing/balance.hpp>
 #include <dsv3/cpu/routing/router.hpp>
+#include <dsv3/cpu/sample/accept_draft.hpp>
+#include <dsv3/cpu/sample/token_distribution.hpp>

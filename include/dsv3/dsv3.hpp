@@ -8,11 +8,14 @@
 #include <dsv3/exec/random.hpp>
 #include <dsv3/exec/trace.hpp>
 #include <dsv3/exec/verify.hpp>
+#include <dsv3/infer/page_pool.hpp>
+#include <dsv3/infer/stop.hpp>
 #include <dsv3/model/accounting.hpp>
 #include <dsv3/model/deepseek_v3.hpp>
 #include <dsv3/model/initialize.hpp>
 #include <dsv3/number/precision.hpp>
 #include <dsv3/number/traits.hpp>
+#include <dsv3/number/wide.hpp>
 #include <dsv3/op/attention/latent_cache.hpp>
 #include <dsv3/op/attention/mla_attention.hpp>
 #include <dsv3/op/attention/mla_decode.hpp>
@@ -33,6 +36,10 @@
 #include <dsv3/op/rope/decoupled_rope.hpp>
 #include <dsv3/op/routing/balance.hpp>
 #include <dsv3/op/routing/router.hpp>
+#include <dsv3/op/sample/accept_draft.hpp>
+#include <dsv3/op/sample/exponential.hpp>
+#include <dsv3/op/sample/sampling_options.hpp>
+#include <dsv3/op/sample/token_distribution.hpp>
 #include <dsv3/tensor/layout_policy.hpp>
 #include <dsv3/tensor/paged.hpp>
 #include <dsv3/tensor/scaled.hpp>
