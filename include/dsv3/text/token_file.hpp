@@ -25,16 +25,15 @@ static_assert(std::endian::native == std::endian::little, "token files are read 
 
 /// The first 64 bytes of a shard.
 struct shard_header {
-  static constexpr char expected_magic[8] = {'d', 's', 'v', '3', 't', 'o', 'k', '\n'};
   static constexpr std::uint32_t expected_version = 1;
 
-  char magic[8];
-  std::uint32_t version, token_bytes;
-  std::uint64_t tokens, documents, vocab;
-  std::uint32_t tokenizer_sum;  // CRC-32C of the tokenizer.json; 0: bytes are the tokens
-  std::uint32_t body_sum;       // of everything after the header
-  std::uint32_t reserved[3];    // 0
-  std::uint32_t header_sum;     // of the bytes before it
+  char magic[8] = {'d', 's', 'v', '3', 't', 'o', 'k', '\n'};
+  std::uint32_t version = expected_version, token_bytes = 0;
+  std::uint64_t tokens = 0, documents = 0, vocab = 0;
+  std::uint32_t tokenizer_sum = 0;  // CRC-32C of the tokenizer.json; 0: bytes are the tokens
+  std::uint32_t body_sum = 0;       // of everything after the header
+  std::uint32_t reserved[3] = {};
+  std::uint32_t header_sum = 0;  // of the bytes before it
 
   std::uint32_t sum() const {
     return crc32c_of(std::as_bytes(std::span(this, 1)).first(sizeof *this - sizeof header_sum));
@@ -169,7 +168,7 @@ class token_file {
 
   void open_shard() {
     using header_type = detail::shard_header;
-    if (!file_.text().starts_with(std::string_view(header_type::expected_magic, 8)))
+    if (!file_.text().starts_with(std::string_view(header_type{}.magic, 8)))
       raise(path() + " is no shard of tokens: it does not begin with \"dsv3tok\" and a newline");
     const auto head = header<header_type>();
     if (head.version != header_type::expected_version)

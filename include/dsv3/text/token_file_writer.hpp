@@ -80,8 +80,7 @@ class token_file_writer {
   atomic_file file_;
   bool bin_;
   index_t vocab_;
-  detail::shard_header shard_ = {.magic = {'d', 's', 'v', '3', 't', 'o', 'k', '\n'},
-                                 .version = detail::shard_header::expected_version};
+  detail::shard_header shard_;
   std::vector<std::uint64_t> offsets_{0};
   std::vector<std::byte> buffer_;
   crc32c sum_;
