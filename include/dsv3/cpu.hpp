@@ -4,10 +4,13 @@
 
 #include <dsv3/dsv3.hpp>
 
+#include <dsv3/cpu/attention/latent_cache.hpp>
 #include <dsv3/cpu/attention/mla_attention.hpp>
+#include <dsv3/cpu/attention/mla_decode.hpp>
 #include <dsv3/cpu/embedding/embedding.hpp>
 #include <dsv3/cpu/expert/permute.hpp>
 #include <dsv3/cpu/expert/swiglu.hpp>
+#include <dsv3/cpu/linear/batched_gemm.hpp>
 #include <dsv3/cpu/linear/gemm.hpp>
 #include <dsv3/cpu/linear/grouped_gemm.hpp>
 #include <dsv3/cpu/loss/cross_entropy.hpp>

@@ -417,7 +417,7 @@ TEST_CASE("check says what is wrong") {
     return args.check().message();
   };
   CHECK(forward([](auto& a) { a.kv = a.kv.rows(0, 6); }) ==
-        "mla_attention.forward: kv has 6 tokens, q has 7");
+        "mla_attention.forward: kv has 6 tokens, key sequence has 7");
   CHECK(forward([](auto& a) { a.kv = a.kv.slice(1, 0, 1); }) ==
         "mla_attention.forward: kv has 1 heads, q has 2");
   CHECK(forward([](auto& a) { a.o = a.o.columns(0, 2); }) ==

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/cpu/attention/rows.hpp>
+#include <dsv3/cpu/attention/sequences.hpp>
 #include <dsv3/cpu/host/parallel.hpp>
 #include <dsv3/cpu/host/product.hpp>
 #include <dsv3/op/attention/mla_attention.hpp>
@@ -43,10 +44,11 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
   static forward_scratch scratch(const Ctx& ctx, scratch_arena& arena, const forward_args& args) {
     const index_t slots = std::max(ctx.threads, 1), qk = args.q.extent(2), v_dim = args.o.extent(2);
     const index_t rows = std::min(args.sequence.max_length, tile_rows);
+    const index_t keys = std::min(args.key_sequence().max_length, tile_rows);
     return {.q = arena.tensor<acc>(slots, rows, qk),
-            .k = arena.tensor<acc>(slots, rows, qk),
-            .v = arena.tensor<acc>(slots, rows, v_dim),
-            .scores = arena.tensor<acc>(slots, block_rows, rows),
+            .k = arena.tensor<acc>(slots, keys, qk),
+            .v = arena.tensor<acc>(slots, keys, v_dim),
+            .scores = arena.tensor<acc>(slots, block_rows, keys),
             .o = arena.tensor<acc>(slots, rows, v_dim),
             .softmax = arena.tensor<cpu::softmax_row<acc>>(slots, rows)};
   }
@@ -70,28 +72,31 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
 
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
-    require_offsets(args.sequence, forward_args::name);
+    cpu::require_offsets(args.sequence, forward_args::name);
+    require_keys(args);
     const forward_scratch work = scratch(ctx, ctx.scratch, args);
     const index_t heads = args.q.extent(1), pairs = args.sequence.sequences() * heads;
     const index_t parts = ceil_div(args.sequence.max_length, tile_rows);
     cpu::parallel_slots(ctx.threads, parts * pairs, [&](index_t slot, index_t index) {
       // Late queries see most keys and go first.
       const index_t first = (parts - 1 - index / pairs) * tile_rows;
-      const index_range tokens = tokens_of(args.sequence, index % pairs / heads);
+      const index_t s = index % pairs / heads;
+      const index_range tokens = cpu::tokens_of(args.sequence, s),
+                        keys = cpu::tokens_of(args.key_sequence(), s);
       const index_range rows{first, std::min(first + tile_rows, tokens.count())};
-      if (rows.count() > 0) forward_part(args, work, slot, tokens, index % heads, rows);
+      if (rows.count() > 0) forward_part(args, work, slot, tokens, keys, index % heads, rows);
     });
   }
 
   template <class Ctx>
   static void run(Ctx& ctx, const backward_args& args) {
-    require_offsets(args.sequence, backward_args::name);
+    cpu::require_offsets(args.sequence, backward_args::name);
     const backward_scratch work = scratch(ctx, ctx.scratch, args);
     const index_t heads = args.q.extent(1), groups = groups_of(args), rope = args.k_rope.extent(1);
     cpu::parallel_slots(ctx.threads, args.sequence.sequences() * groups, [&](index_t slot, index_t index) {
       const index_range group = split_range(heads, index % groups, groups);
       for (index_t head = group.begin; head < group.end; ++head)
-        backward_head(args, work, slot, tokens_of(args.sequence, index / groups), head,
+        backward_head(args, work, slot, cpu::tokens_of(args.sequence, index / groups), head,
                       work.dk_rope[index % groups], head == group.begin);
     });
     cpu::parallel_ranges(ctx.threads, args.k_rope.extent(0), 256, [&](index_t begin, index_t end) {
@@ -109,29 +114,6 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
 
   static index_t groups_of(const backward_args& args) { return std::min(args.q.extent(1), most_groups); }
 
-  static index_range tokens_of(const packed_sequences& sequence, index_t index) {
-    return {sequence.offsets(index), sequence.offsets(index + 1)};
-  }
-
-  static void require_offsets(const packed_sequences& sequence, const char* name) {
-    const auto refuse = [&](const std::string& found) { raise(std::string(name) + ": " + found); };
-    index_t reached = 0;
-    for (index_t s = 0; s < sequence.sequences(); ++s) {
-      const auto [begin, end] = tokens_of(sequence, s);
-      if (begin != reached || end < begin)
-        refuse("sequence " + std::to_string(s) + " has the tokens [" + std::to_string(begin) + ", " +
-               std::to_string(end) + "), it must begin at " + std::to_string(reached) +
-               " and not end before");
-      if (end - begin > sequence.max_length)
-        refuse("sequence " + std::to_string(s) + " has " + std::to_string(end - begin) +
-               " tokens, max_length is " + std::to_string(sequence.max_length));
-      reached = end;
-    }
-    if (reached != sequence.tokens())
-      refuse("the sequences end at token " + std::to_string(reached) + ", there are " +
-             std::to_string(sequence.tokens()) + " tokens");
-  }
-
   // k = (k_nope, k_rope) and v of one head.
   template <class Args>
   static void load_keys(const Args& args, index_t first, index_t keys, index_t head, acc* k, acc* v) {
@@ -143,31 +125,46 @@ struct implementation<op::mla_attention<P>, backend::cpu> {
     cpu::load_rows(args.kv, first, keys, head, nope, nope + v_dim, v, v_dim);
   }
 
-  // The queries `rows` of one head of one sequence; they begin where a tile of keys does.
+  static void require_keys(const forward_args& args) {
+    cpu::require_offsets(args.key_sequence(), forward_args::name);
+    for (index_t s = 0; s < args.sequence.sequences(); ++s) {
+      const index_t queries = cpu::tokens_of(args.sequence, s).count(),
+                    keys = cpu::tokens_of(args.key_sequence(), s).count();
+      if (queries > keys)
+        raise(std::string(forward_args::name) + ": sequence " + std::to_string(s) + " has " +
+              std::to_string(queries) + " queries, and only " + std::to_string(keys) + " keys");
+    }
+  }
+
+  // The queries `rows` of one head of one sequence. With as many queries as keys they begin where a tile of
+  // keys does, and no triangle crosses tiles.
   static void forward_part(const forward_args& args, const forward_scratch& work, index_t slot,
-                           index_range tokens, index_t head, index_range rows) {
+                           index_range tokens, index_range keys_of_sequence, index_t head, index_range rows) {
     const index_t qk = args.q.extent(2), v_dim = args.o.extent(2), stride = work.scores.extent(2);
+    const index_t before = keys_of_sequence.count() - tokens.count();  // keys that all queries see
     acc *k = work.k[slot].data(), *v = work.v[slot].data(), *scores = work.scores[slot].data();
     cpu::softmax_row<acc>* softmax = work.softmax[slot].data();
     cpu::load_rows(args.q, tokens.begin + rows.begin, rows.count(), head, 0, qk, work.q[slot].data(), qk);
     std::fill_n(softmax, rows.count(), cpu::softmax_row<acc>{});
-    for (index_t tile = 0; tile < rows.end; tile += tile_rows) {
-      const index_t keys = std::min(tile_rows, rows.end - tile);
-      load_keys(args, tokens.begin + tile, keys, head, k, v);
+    for (index_t tile = 0; tile < before + rows.end; tile += tile_rows) {
+      const index_t keys = std::min(tile_rows, before + rows.end - tile);
+      load_keys(args, keys_of_sequence.begin + tile, keys, head, k, v);
       for (index_t block = rows.begin; block < rows.end; block += block_rows) {
         const index_t count = std::min(block_rows, rows.end - block), at = block - rows.begin;
-        const index_t full = std::min(block - tile, keys), edge = full < keys ? count : 0;
+        const auto seen = [&](index_t r) { return std::clamp<index_t>(before + block + r - tile, 0, keys); };
+        const index_t full = seen(0), all = seen(count);  // before the triangle, and with it
+        if (tile > 0 && all == 0) continue;
         const acc* q = work.q[slot].data() + at * qk;
         acc* o = work.o[slot].data() + at * v_dim;
-        cpu::product(no, yes, count, full + edge, qk, args.scale, q, qk, k, qk, 0, scores, stride);
+        cpu::product(no, yes, count, all, qk, args.scale, q, qk, k, qk, 0, scores, stride);
         for (index_t r = 0; r < count; ++r) {
-          const acc rescale = softmax[at + r].absorb(scores + r * stride, full + std::min(r + 1, edge));
+          const acc rescale = softmax[at + r].absorb(scores + r * stride, seen(r + 1));
           if (tile > 0 && rescale != acc(1))
             for (index_t e = 0; e < v_dim; ++e) o[r * v_dim + e] *= rescale;
         }
         cpu::product(no, no, count, v_dim, full, 1, scores, stride, v, v_dim, tile > 0 ? 1 : 0, o, v_dim);
-        for (index_t r = 0; r < edge; ++r)
-          cpu::add_weighted_rows(scores + r * stride + full, 1, r + 1, v + full * v_dim, v_dim,
+        for (index_t r = 0; r < count; ++r)
+          cpu::add_weighted_rows(scores + r * stride + full, 1, seen(r + 1) - full, v + full * v_dim, v_dim,
                                  o + r * v_dim);
       }
     }

@@ -34,13 +34,13 @@ struct mla_attention {
     const packed_sequences& key_sequence() const { return keys.offsets.empty() ? sequence : keys; }
     status check() const {
       requirements need{name};
-      need.equal("kv", "tokens", kv.extent(0), "key sequence", key_sequence().tokens())
+      need.equal("sequence", "tokens", sequence.tokens(), "q", q.extent(0))
+          .equal("kv", "tokens", kv.extent(0), "key sequence", key_sequence().tokens())
           .equal("kv", "heads", kv.extent(1), "q", q.extent(1))
           .equal("k_rope", "tokens", k_rope.extent(0), "kv", kv.extent(0))
           .equal("keys", "sequences", key_sequence().sequences(), "sequence", sequence.sequences())
           .equal("o", "tokens", o.extent(0), "q", q.extent(0))
           .equal("o", "heads", o.extent(1), "q", q.extent(1))
-          .equal("sequence", "tokens", sequence.tokens(), "q", q.extent(0))
           .equal("kv", "columns", kv.extent(2), "qk_nope + v_dim",
                  q.extent(2) - k_rope.extent(1) + o.extent(2))
           .that(q.extent(2) >= k_rope.extent(1), "q is narrower than k_rope")
