@@ -19,7 +19,7 @@ using dsv3::index_t;
 template <class T>
 T poison() {
   if constexpr (std::is_integral_v<T>)
-    return std::numeric_limits<T>::min() / 3;
+    return (std::is_signed_v<T> ? std::numeric_limits<T>::min() : std::numeric_limits<T>::max()) / 3;
   else
     return T(std::numeric_limits<float>::quiet_NaN());
 }

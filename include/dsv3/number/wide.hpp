@@ -18,7 +18,7 @@ DSV3_HOST_DEVICE constexpr uint128 wide_product(std::uint64_t a, std::uint64_t b
 DSV3_HOST_DEVICE constexpr std::uint64_t scale_bits(std::uint64_t bits, std::uint64_t bound) {
   return static_cast<std::uint64_t>(wide_product(bits, bound) >> 64);
 }
-DSV3_HOST_DEVICE constexpr uint128 scale_bits(std::uint64_t bits, uint128 bound) {
+DSV3_HOST_DEVICE constexpr uint128 scale_bits_wide(std::uint64_t bits, uint128 bound) {
   return wide_product(bits, static_cast<std::uint64_t>(bound >> 64)) +
          scale_bits(bits, static_cast<std::uint64_t>(bound));
 }

@@ -68,7 +68,7 @@ struct implementation<op::accept_draft, backend::cpu> {
     const std::int32_t y = args.drafted(d);
     const uint128 p = wide_product(args.target(row, y), args.draft_totals(d));
     const uint128 q = wide_product(args.draft(d, y), args.target_totals(row));
-    return scale_bits(args.bits(2 * row), q) < p;
+    return scale_bits_wide(args.bits(2 * row), q) < p;
   }
 
   static index_t draw_residual(const forward_args& args, index_t d, index_t row) {
@@ -80,7 +80,7 @@ struct implementation<op::accept_draft, backend::cpu> {
       return more > less ? more - less : uint128{0};
     };
     const uint128 total = cpu::weight_sum<uint128>(0, vocab, residual);
-    return cpu::first_above(scale_bits(args.bits(2 * row + 1), total), vocab, residual);
+    return cpu::first_above(scale_bits_wide(args.bits(2 * row + 1), total), vocab, residual);
   }
 
   static index_t draw_bonus(const forward_args& args, index_t row) {
