@@ -17,12 +17,10 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-using token_pair = std::pair<std::uint32_t, std::uint32_t>;
-
 /// A vocabulary, and the pairs of its ids in the order in which they are joined.
 struct learned_pairs {
   std::vector<std::string> tokens;  // by id
-  std::vector<token_pair> merges;
+  std::vector<std::pair<std::int32_t, std::int32_t>> merges;
 };
 
 namespace detail {
@@ -185,7 +183,7 @@ inline learned_pairs learn_pairs(detail::word_ids words, std::vector<std::string
     words.each_pair(word, [&](auto left, auto right, index_t by) { changed(word, left, right, by); });
   push_touched();
 
-  std::vector<token_pair> merges;
+  std::vector<std::pair<std::int32_t, std::int32_t>> merges;
   while (static_cast<index_t>(id_of.size()) < vocab && !heap.empty()) {
     std::pop_heap(heap.begin(), heap.end());
     entry top = heap.back();
