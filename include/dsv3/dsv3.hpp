@@ -8,7 +8,11 @@
 #include <dsv3/exec/random.hpp>
 #include <dsv3/exec/trace.hpp>
 #include <dsv3/exec/verify.hpp>
+#include <dsv3/infer/decoding_state.hpp>
+#include <dsv3/infer/generate.hpp>
 #include <dsv3/infer/page_pool.hpp>
+#include <dsv3/infer/speculative.hpp>
+#include <dsv3/infer/step_rows.hpp>
 #include <dsv3/infer/stop.hpp>
 #include <dsv3/model/accounting.hpp>
 #include <dsv3/model/deepseek_v3.hpp>
