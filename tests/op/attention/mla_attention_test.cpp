@@ -10,6 +10,7 @@
 #include <oracle/mla_attention.hpp>
 #include <support/compare.hpp>
 #include <support/guarded.hpp>
+#include <support/run.hpp>
 #include <support/tolerances.hpp>
 
 #include <algorithm>
@@ -369,6 +370,71 @@ TEST_CASE("scratch is exact, and a square of no sequence") {
         (std::size_t{1} << 20) * (3 * 97 + 2 * 32) * sizeof(float) + (8 << 20));
 }
 
+TEST_CASE_TEMPLATE("the last queries over all keys are the last rows of the whole", P, fp64_reference, fp32,
+                   bf16_mixed) {
+  const std::vector<int> lengths{300, 64, 0, 1, 700},
+      sizes[] = {
+          {1, 64, 0, 0, 1}, {37, 1, 0, 1, 444}, {0, 0, 0, 0, 0}, {256, 63, 0, 1, 700}, {300, 64, 0, 1, 65}};
+  problem<P> whole({lengths, 3, 6, 4, 5});
+  whole.run(2);
+  const auto expected = whole.o.values(), expected_lse = whole.lse.values();
+  for (const std::vector<int>& queries : sizes) {
+    CAPTURE(queries[0]);
+    problem<P> chunk({queries, 3, 6, 4, 5});
+    std::vector<double> o, lse(3 * static_cast<std::size_t>(chunk.tokens));
+    index_t t = 0;
+    for (std::size_t s = 0; s < lengths.size(); ++s)
+      for (index_t u = whole.offsets.get()(static_cast<index_t>(s) + 1) - queries[s];
+           u < whole.offsets.get()(static_cast<index_t>(s) + 1); ++u, ++t)
+        for (index_t h = 0; h < 3; ++h) {
+          for (index_t e = 0; e < 10; ++e) chunk.q.get()(t, h, e) = whole.q.get()(u, h, e);
+          const auto row = static_cast<std::size_t>((u * 3 + h) * 5);
+          o.insert(o.end(), &expected[row], &expected[row] + 5);
+          lse[static_cast<std::size_t>(h * chunk.tokens + t)] =
+              expected_lse[static_cast<std::size_t>(h * whole.tokens + u)];
+        }
+    for (const int threads : {1, 2}) {
+      auto args = chunk.forward_args();
+      args.kv = whole.kv, args.k_rope = whole.k_rope, args.keys = whole.sequence();
+      support::run(threads, [&](auto& ctx) { op::mla_attention<P>::forward(ctx, args); });
+      CHECK(support::worst_row(chunk.o.values(), o, 5) <= support::tolerance<P>::row);
+      CHECK(support::worst_row(chunk.lse.values(), lse, std::max<index_t>(chunk.tokens, 1)) <=
+            support::tolerance<fp32>::row);
+      CHECK(chunk.intact());
+    }
+  }
+}
+
+TEST_CASE("keys that are the queries give the same bits named or not") {
+  problem<fp32> named({{300, 0, 65}, 2, 6, 4, 5}), unnamed({{300, 0, 65}, 2, 6, 4, 5});
+  auto args = named.forward_args();
+  args.keys = named.sequence();
+  support::run(1, [&](auto& ctx) { op::mla_attention<fp32>::forward(ctx, args); });
+  args = unnamed.forward_args();
+  support::run(1, [&](auto& ctx) { op::mla_attention<fp32>::forward(ctx, args); });
+  CHECK(named.o.same_bits(unnamed.o));
+  CHECK(named.lse.same_bits(unnamed.lse));
+}
+
+TEST_CASE("later keys never reach earlier queries of a chunk, not even as NaN") {
+  problem<fp32> keys({{300}, 2, 6, 4, 5}), clean({{90}, 2, 6, 4, 5});
+  const auto attend = [&](problem<fp32>& chunk) {
+    auto args = chunk.forward_args();
+    args.kv = keys.kv, args.k_rope = keys.k_rope, args.keys = keys.sequence();
+    support::run(2, [&](auto& ctx) { op::mla_attention<fp32>::forward(ctx, args); });
+  };
+  attend(clean);
+  for (const index_t cut : {299, 298, 257, 256, 255, 240, 211, 210}) {  // query t is key 210 + t
+    CAPTURE(cut);
+    poison_tokens(keys.kv.get(), cut, 300);
+    poison_tokens(keys.k_rope.get(), cut, 300);
+    problem<fp32> spoiled({{90}, 2, 6, 4, 5});
+    attend(spoiled);
+    CHECK(same_tokens(spoiled.o.get(), 0, cut - 210, clean.o.get(), 0));
+    for (index_t t = cut - 210; t < 90; ++t) CHECK(std::isnan(spoiled.o.get()(t, 1, 0)));
+  }
+}
+
 TEST_CASE("sequences that do not tile the tokens are refused") {
   using op_type = op::mla_attention<fp32>;
   const auto sentence = [](auto&& spoil) -> std::string {
@@ -402,6 +468,20 @@ TEST_CASE("sequences that do not tile the tokens are refused") {
         "mla_attention.forward: the sequences end at token 0, there are 7 tokens");
 }
 
+TEST_CASE("more queries than keys are refused") {
+  problem<fp32> queries({{3, 4}, 1, 2, 2, 2}), keys({{4, 3}, 1, 2, 2, 2});
+  host_memory memory;
+  cpu_context ctx{};
+  ctx.scratch = scratch_arena{memory, 1 << 20};
+  auto args = queries.forward_args();
+  args.keys = keys.sequence();
+  CHECK(support::raised([&] { op::mla_attention<fp32>::forward(ctx, args); }) ==
+        "mla_attention.forward: sequence 1 has 4 queries, and only 3 keys");
+  keys.offsets.get()(1) = 8;
+  CHECK(support::raised([&] { op::mla_attention<fp32>::forward(ctx, args); }) ==
+        "mla_attention.forward: sequence 0 has 8 tokens, max_length is 4");
+}
+
 TEST_CASE("check says what is wrong") {
   problem<fp32> run({{3, 4}, 2, 4, 2, 3});
   CHECK(run.forward_args().check());
@@ -426,6 +506,9 @@ TEST_CASE("check says what is wrong") {
         "mla_attention.forward: lse has 1 heads, q has 2");
   CHECK(forward([](auto& a) { a.sequence.positions = a.sequence.positions.rows(0, 2); }) ==
         "mla_attention.forward: sequence has 2 tokens, q has 7");
+  CHECK(forward([](auto& a) {
+          a.keys = {a.sequence.offsets.rows(0, 2), a.sequence.positions, 4};
+        }) == "mla_attention.forward: keys has 1 sequences, sequence has 2");
   CHECK(forward([](auto& a) {
           a.q = view<const float, 3>{static_cast<const float*>(nullptr), 7, 2, 6};
         }) == "mla_attention.forward: q has 84 elements and a null pointer");

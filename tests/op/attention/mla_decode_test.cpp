@@ -172,3 +172,245 @@ TEST_CASE_TEMPLATE("agrees with the direct formula", P, fp64_reference, fp32, bf
       CHECK(run.intact());
     }
 }
+
+TEST_CASE("absorbed equals expanded") {
+  using P = fp64_reference;
+  constexpr index_t nope = 8, rank = 24, rope = 6, v_dim = 10, heads = 5;
+  const decode_size size{{1, 4, 70}, {300, 65, 70}, heads, rank, rope};
+  problem<P> absorbed(size);
+  const index_t tokens = absorbed.tokens, keys = total(size.lengths), width = nope + v_dim;
+  guarded<double> w_ukv(1, heads * width, rank), c(0, keys, rank), k_rope(0, keys, rope);
+  guarded<double, 3> q(0, tokens, heads, nope + rope), kv(0, keys, heads, width);
+  guarded<double, 3> expanded(0, tokens, heads, v_dim), o(0, tokens, heads, v_dim);
+  guarded<double> expanded_lse(0, heads, tokens);
+  guarded<std::int32_t, 1> offsets(0, 4), positions(0, keys);
+  w_ukv.normal(1), q.normal(2), positions.fill([](index_t) { return 0; });
+  offsets.get()(0) = 0;
+  for (index_t b = 0, at = 0; b < 3; ++b) {
+    for (index_t j = 0; j < absorbed.lengths.get()(b); ++j, ++at)
+      for (index_t e = 0; e < rank + rope; ++e)
+        (e < rank ? c.get()(at, e) : k_rope.get()(at, e - rank)) = absorbed.cache().row(b, j)(e);
+    offsets.get()(b + 1) = static_cast<std::int32_t>(at);
+  }
+  // Of each head `width` rows: those of the keys, then those of the values.
+  const view<const double, 3> w{
+      w_ukv.get().data(), {heads, width, rank}, {width * w_ukv.get().stride(0), w_ukv.get().stride(0), 1}};
+  support::run(2, [&](auto& ctx) {
+    op::gemm<P>::forward(ctx, {.x = c, .w = w_ukv, .y = kv.get().join_columns()});
+    op::mla_attention<P>::forward(ctx, {.q = q,
+                                        .kv = kv,
+                                        .k_rope = k_rope,
+                                        .sequence = absorbed.queries(),
+                                        .scale = absorbed.scale,
+                                        .o = expanded,
+                                        .lse = expanded_lse,
+                                        .keys = {offsets, positions, longest(size.lengths)}});
+    op::batched_gemm<P>::transposed(
+        ctx, {.x = q.get().columns(0, nope), .w = w.slice(1, 0, nope), .y = absorbed.q_latent});
+    auto args = absorbed.args();
+    args.q_rope = q.get().columns(nope, nope + rope);
+    op::mla_decode<P>::forward(ctx, args);
+    op::batched_gemm<P>::forward(ctx, {.x = absorbed.z, .w = w.slice(1, nope, width), .y = o});
+  });
+  CHECK(support::worst_row(o.values(), expanded.values(), v_dim) <= 1e-10);
+  CHECK(support::worst_row(absorbed.lse.values(), expanded_lse.values(), tokens) <= 1e-10);
+}
+
+TEST_CASE_TEMPLATE("pages do not matter, to the bit", P, fp64_reference, fp32, bf16_mixed) {
+  decode_size size{{1, 3, 0, 8}, {700, 64, 9, 257}, 3, 37, 11};
+  size.page_rows = 700;
+  problem<P> contiguous(size, 0);
+  contiguous.run();
+  for (const int page_rows : {1, 7, 63, 64, 65, 128, 256, 1000})
+    for (const int shuffle : {1, 5, 9}) {
+      CAPTURE(page_rows);
+      CAPTURE(shuffle);
+      size.page_rows = page_rows;
+      problem<P> paged(size, shuffle);
+      paged.run(2);
+      CHECK(paged.z.same_bits(contiguous.z));
+      CHECK(paged.lse.same_bits(contiguous.lse));
+      CHECK(paged.intact());
+    }
+}
+
+TEST_CASE_TEMPLATE("a query has the same bits whoever is with it", P, fp64_reference, fp32, bf16_mixed) {
+  // Alone, one query at a time, on a cache that ends with it: what decoding without drafts does.
+  problem<P> together({{8, 1, 0, 3, 2, 17}, {513, 1030, 5, 66, 4100, 40}, 9, 33, 7});
+  together.run(3);
+  for (index_t b = 0; b < together.sequences; ++b)
+    for (index_t i = 0; i < together.offsets.get()(b + 1) - together.offsets.get()(b); ++i) {
+      CAPTURE(b);
+      CAPTURE(i);
+      const index_t t = together.offsets.get()(b) + i;
+      problem<P> alone({{1}, {static_cast<int>(together.positions.get()(t)) + 1}, 9, 33, 7});
+      for (index_t j = 0; j < alone.lengths.get()(0); ++j)
+        alone.fill_row(0, j, static_cast<std::uint64_t>(b));
+      copy_query(alone, 0, together, t);
+      alone.run(1);
+      CHECK(same_token(alone, 0, together, t));
+    }
+}
+
+TEST_CASE_TEMPLATE("the same bits for any number of threads", P, fp64_reference, fp32, bf16_mixed) {
+  for (const decode_size& c :
+       {decode_size{{1}, {2048}, 8, 32, 8}, decode_size{{30, 1, 2}, {90, 600, 5}, 9, 17, 3}}) {
+    problem<P> one(c);
+    one.run(1);
+    for (const int threads : {1, 2, 3, 7}) {
+      problem<P> other(c);
+      other.run(threads), other.run(threads);
+      CHECK(other.z.same_bits(one.z));
+      CHECK(other.lse.same_bits(one.lse));
+    }
+  }
+}
+
+TEST_CASE("rows beyond a query's sight never reach it, not even as NaN") {
+  const decode_size size{{8, 5}, {260, 66}, 3, 18, 5};
+  problem<fp32> clean(size);
+  clean.run();
+  for (index_t hidden = 1; hidden < 8; ++hidden) {  // the last rows, which the last queries see
+    problem<fp32> spoiled(size);
+    for (index_t j = 260 - hidden; j < 260; ++j) {
+      const auto row = spoiled.cache().row(0, j);
+      for (index_t e = 0; e < row.extent(0); ++e) row(e) = support::poison<float>();
+    }
+    spoiled.run(2);
+    for (index_t t = 0; t < 13; ++t) {
+      CAPTURE(t);
+      const bool sees = t < 8 && t >= 8 - hidden;
+      CHECK(same_token(spoiled, t, clean, t) == !sees);
+      CHECK(std::isnan(spoiled.z.get()(t, 1, 2)) == sees);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("scores of any finite size", P, fp64_reference, fp32) {
+  for (const double scale : {-1e30, 1e-30, 1e4, 1e30}) {
+    CAPTURE(scale);
+    problem<P> run({{2}, {600}, 3, 6, 2});
+    run.scale = scale;
+    for (index_t j = 0; j < 600; ++j)
+      for (index_t e = 0; e < 2; ++e) run.cache().row(0, j)(e) = 1;
+    run.run();
+    for (index_t h = 0; h < 3; ++h)  // probabilities add up to one
+      CHECK(std::fabs(static_cast<double>(run.z.get()(1, h, 0)) - 1) <= 1e-5);
+  }
+}
+
+TEST_CASE("lse is optional") {
+  problem<fp32> with({{1, 2}, {90, 300}, 4, 9, 4}), without({{1, 2}, {90, 300}, 4, 9, 4});
+  with.run();
+  auto args = without.args();
+  args.lse = {};
+  support::run(1, [&](auto& ctx) { op::mla_decode<fp32>::forward(ctx, args); });
+  CHECK(without.z.same_bits(with.z));
+}
+
+TEST_CASE("scratch is exact, known without data, and bounded") {
+  using op_type = op::mla_decode<fp32>;
+  problem<fp32> run({{1, 2}, {300, 70}, 4, 9, 4});
+  host_memory memory;
+  cpu_context ctx{.threads = 2};
+  const std::size_t bytes = measure(ctx, [&](auto& probe) { op_type::forward(probe, run.args()); });
+  ctx.scratch = scratch_arena{memory, bytes - 1};
+  CHECK_THROWS_AS(op_type::forward(ctx, run.args()), dsv3::error);
+
+  const auto bytes_for = [](index_t sequences, index_t queries, index_t capacity) {
+    float* none = reinterpret_cast<float*>(64);
+    const auto* numbers = reinterpret_cast<const std::int32_t*>(64);
+    const index_t tokens = sequences * queries;
+    const cpu_context on_two{.threads = 2};
+    return measure(on_two, [&](auto& probe) {
+      op_type::forward(probe, {.q_latent = view{none, tokens, 8, 128},
+                               .q_rope = view{none, tokens, 8, 32},
+                               .queries = {view{numbers, sequences + 1}, view{numbers, tokens}, queries},
+                               .cache = {view<const float, 3>{none, sequences * capacity / 64, 64, 160},
+                                         view{numbers, sequences, capacity / 64}, view{numbers, sequences}},
+                               .z = view{none, tokens, 8, 128}});
+    });
+  };
+  CHECK(bytes_for(1, 1, 1 << 17) < 1 << 20);
+  CHECK(bytes_for(64, 1, 1 << 17) == bytes_for(8, 1, 64));  // many sequences need no results side by side
+  CHECK(bytes_for(1, 4096, 4096) == bytes_for(1, 256, 1 << 17));
+}
+
+TEST_CASE("rows more than 2^31 elements into the pool") {
+  // Pages a gigabyte apart; the last three of the pool are in use.
+  constexpr index_t page_rows = 64, width = 20, far = index_t{1} << 28, pool_pages = 24;
+  problem<fp32> near({{2}, {150}, 2, 14, 6}, 0);
+  near.run();
+  const support::sparse<float> memory(pool_pages * far);
+  const view<float, 3> pool{memory.data(), {pool_pages, page_rows, width}, {far, width, 1}};
+  problem<fp32> away({{2}, {150}, 2, 14, 6}, 0);
+  guarded<std::int32_t, 2> table(0, 1, 3);
+  for (index_t page = 0; page < 3; ++page) {
+    table.get()(0, page) = static_cast<std::int32_t>(pool_pages - 1 - page);
+    for (index_t r = 0; r < page_rows; ++r)
+      for (index_t e = 0; e < width; ++e) pool(table.get()(0, page), r, e) = near.pool.get()(page, r, e);
+  }
+  auto args = away.args();
+  args.cache = {pool, table, away.lengths};
+  support::run(2, [&](auto& ctx) { op::mla_decode<fp32>::forward(ctx, args); });
+  CHECK(away.z.same_bits(near.z));
+}
+
+TEST_CASE("numbers that point nowhere are refused") {
+  const auto sentence = [](auto&& spoil) {
+    problem<fp32> run({{1, 2}, {90, 300}, 2, 4, 2}, 0);
+    auto args = run.args();
+    spoil(run, args);
+    host_memory memory;
+    cpu_context ctx{};
+    ctx.scratch = scratch_arena{memory, 1 << 20};
+    return support::raised([&] { op::mla_decode<fp32>::forward(ctx, args); });
+  };
+  CHECK(sentence([](auto&, auto&) {}) == "");
+  CHECK(sentence([](auto& run, auto&) { run.table.get()(1, 4) = 10; }) ==
+        "mla_decode.forward: cache.table has page 10 for sequence 1, there are 10 pages");
+  CHECK(sentence([](auto& run, auto&) { run.table.get()(1, 0) = -1; }) ==
+        "mla_decode.forward: cache.table has page -1 for sequence 1, there are 10 pages");
+  CHECK(sentence([](auto& run, auto&) { run.table.get()(0, 2) = 99; }) == "");  // not in use
+  CHECK(sentence([](auto& run, auto&) { run.lengths.get()(0) = 321; }) ==
+        "mla_decode.forward: cache.lengths has 321 rows for sequence 0, its pages hold 320");
+  CHECK(sentence([](auto& run, auto&) { run.lengths.get()(0) = -1; }) ==
+        "mla_decode.forward: cache.lengths has -1 rows for sequence 0, its pages hold 320");
+  CHECK(sentence([](auto&, auto& args) { args.queries.max_length = 1; }) ==
+        "mla_decode.forward: sequence 1 has 2 tokens, max_length is 1");
+}
+
+TEST_CASE("check says what is wrong") {
+  problem<fp32> run({{1, 2}, {90, 300}, 2, 4, 3});
+  CHECK(run.args().check());
+  const auto sentence = [&](auto&& spoil) {
+    auto args = run.args();
+    spoil(args);
+    return args.check().message();
+  };
+  CHECK(sentence([](auto& a) { a.q_rope = a.q_rope.rows(0, 2); }) ==
+        "mla_decode.forward: q_rope has 2 tokens, q_latent has 3");
+  CHECK(sentence([](auto& a) { a.q_rope = a.q_rope.slice(1, 0, 1); }) ==
+        "mla_decode.forward: q_rope has 1 heads, q_latent has 2");
+  CHECK(sentence([](auto& a) { a.z = a.z.rows(0, 2); }) ==
+        "mla_decode.forward: z has 2 tokens, q_latent has 3");
+  CHECK(sentence([](auto& a) { a.z = a.z.slice(1, 0, 1); }) ==
+        "mla_decode.forward: z has 1 heads, q_latent has 2");
+  CHECK(sentence([](auto& a) { a.z = a.z.columns(0, 3); }) ==
+        "mla_decode.forward: z has 3 columns, q_latent has 4");
+  CHECK(sentence([](auto& a) { a.queries.positions = a.queries.positions.rows(0, 2); }) ==
+        "mla_decode.forward: queries has 2 tokens, q_latent has 3");
+  CHECK(sentence([](auto& a) { a.cache.table = a.cache.table.rows(0, 1); }) ==
+        "mla_decode.forward: cache.table has 1 sequences, queries has 2");
+  CHECK(sentence([](auto& a) { a.cache.lengths = a.cache.lengths.rows(0, 1); }) ==
+        "mla_decode.forward: cache.lengths has 1 sequences, queries has 2");
+  CHECK(sentence([](auto& a) { a.cache.pages = a.cache.pages.columns(0, 6); }) ==
+        "mla_decode.forward: cache has 6 columns, kv_rank + qk_rope has 7");
+  CHECK(sentence([](auto& a) { a.lse = a.lse.rows(0, 1); }) ==
+        "mla_decode.forward: lse has 1 heads, q_latent has 2");
+  CHECK(sentence([](auto& a) { a.lse = a.lse.columns(0, 2); }) ==
+        "mla_decode.forward: lse has 2 tokens, q_latent has 3");
+  CHECK(sentence([](auto& a) {
+          a.z = dsv3::view<float, 3>{static_cast<float*>(nullptr), 3, 2, 4};
+        }) == "mla_decode.forward: z has 24 elements and a null pointer");
+}
