@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+// Words: tokenizers and what they make of text. Needs nlohmann_json and PCRE2, the component dsv3::text.
+#pragma once
+
+#include <dsv3/text/byte_alphabet.hpp>
+#include <dsv3/text/detokenizer.hpp>
+#include <dsv3/text/pattern.hpp>
+#include <dsv3/text/tokenizer.hpp>
+#include <dsv3/text/tokenizer_definition.hpp>
+#include <dsv3/text/tokenizer_file.hpp>
+#include <dsv3/text/utf8.hpp>
