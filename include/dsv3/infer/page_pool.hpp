@@ -54,7 +54,8 @@ class page_pool {
   /// Whether so many pages can be allocated now.
   status can_take(index_t wanted) const {
     if (wanted <= free_pages()) return {};
-    return status{"latent cache: " + std::to_string(wanted) + " more pages needed, " +
+    return status{"latent cache: " + std::to_string(wanted) +
+                  (wanted == 1 ? " more page needed, " : " more pages needed, ") +
                   std::to_string(free_pages()) + " of " + std::to_string(pages()) +
                   " are free; give it more tokens or fewer sequences"};
   }
@@ -63,7 +64,7 @@ class page_pool {
   void require_inside(std::int32_t page, const char* act) const {
     if (page < 0 || page >= pages())
       raise(std::string("page_pool.") + act + ": there is no page " + std::to_string(page) +
-            ", expected one below " + std::to_string(pages()));
+            (pages() == 0 ? ", the pool is empty" : ", expected one of 0 to " + std::to_string(pages() - 1)));
   }
   index_t& held(std::int32_t page, const char* act) {
     require_inside(page, act);
