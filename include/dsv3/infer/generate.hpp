@@ -5,6 +5,7 @@
 #include <dsv3/infer/speculative.hpp>
 #include <dsv3/infer/stop.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <string>
@@ -32,7 +33,9 @@ struct generation_counts {
   std::int64_t prompt_tokens = 0;   // read
   std::int64_t shared_tokens = 0;   // of prompts, found in the cache
   std::int64_t decoded_tokens = 0;  // committed by steps after the prompt
-  std::int64_t decode_steps = 0;
+  std::int64_t decode_steps = 0;    // of the main model
+  std::int64_t decoded_alone = 0;   // what these steps would have committed without drafts
+  double prompt_seconds = 0, decode_seconds = 0;
 };
 
 /// Runs requests through a state and a decoder that fit each other. A request waits until the cache has room
@@ -87,6 +90,7 @@ class generator {
         read_prompt(ctx, slot, events);
     }
     if (ready.empty()) return events;
+    const stopwatch clock{counts_.decode_seconds};
     std::vector<index_t> before;
     for (const index_t slot : ready) before.push_back(tokens_of(slot));
     decoder_.verify(ctx, state_, ready);
@@ -97,6 +101,7 @@ class generator {
     }
     decoder_.propose(ctx, state_, going);
     ++counts_.decode_steps;
+    counts_.decoded_alone += static_cast<std::int64_t>(ready.size());
     return events;
   }
 
@@ -105,6 +110,18 @@ class generator {
     index_t number = 0;
     generation_request request;
     bool prompt_read = false;
+  };
+
+  // Adds the time it lives.
+  class stopwatch {
+   public:
+    explicit stopwatch(double& seconds) : seconds_(seconds) {}
+    ~stopwatch() { seconds_ += std::chrono::duration<double>(clock::now() - begin_).count(); }
+
+   private:
+    using clock = std::chrono::steady_clock;
+    double& seconds_;
+    clock::time_point begin_ = clock::now();
   };
 
   index_t slots() const { return state_.config().sequences; }
@@ -140,6 +157,7 @@ class generator {
 
   template <class Ctx>
   void read_prompt(Ctx& ctx, index_t slot, std::vector<generation_event>& events) {
+    const stopwatch clock{counts_.prompt_seconds};
     const index_t before = tokens_of(slot), cached = state_[slot].cached;
     at(slot).prompt_read = decoder_.prefill(ctx, state_, slot);
     counts_.prompt_tokens += state_[slot].cached - cached;

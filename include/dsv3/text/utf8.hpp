@@ -79,6 +79,21 @@ inline std::size_t utf8_last(std::string_view text) {
   return text.size() - 1;
 }
 
+/// `text` with U+FFFD for every part that no code point begins with.
+inline std::string replace_invalid_utf8(std::string_view text) {
+  std::string result;
+  while (!text.empty()) {
+    const utf8_sequence next = utf8_at(text);
+    const auto length = static_cast<std::size_t>(next.length);
+    if (next.valid)
+      result += text.substr(0, length);
+    else
+      result += "\xEF\xBF\xBD";
+    text.remove_prefix(length);
+  }
+  return result;
+}
+
 /// Appends a code point up to U+10FFFF.
 inline void append_utf8(std::string& text, std::uint32_t code) {
   const auto put = [&](std::uint32_t byte) { text += static_cast<char>(byte); };

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+// Prompts through the generator; included by one source file for each precision.
+#pragma once
+
+#include "answers.hpp"
+#include "request.hpp"
+
+#include <support/command_line.hpp>
+
+#include <dsv3/cpu.hpp>
+#include <dsv3/infer/generate.hpp>
+#include <dsv3/model/checkpoint.hpp>
+#include <dsv3/text/tokenizer.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace generate {
+
+using namespace dsv3;
+
+/// The closing line: what was read and written, how quickly, what became of drafts, what the cache takes.
+template <precision P, layout_policy L>
+void print_figures(const generation_counts& counts, const draft_counts& drafts,
+                   const decoding_state<P, L>& state) {
+  const auto rate = [](std::int64_t tokens, double seconds) {
+    return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+  };
+  std::fprintf(stderr, "prompt %lld tokens at %.1f/s", static_cast<long long>(counts.prompt_tokens),
+               rate(counts.prompt_tokens, counts.prompt_seconds));
+  if (counts.shared_tokens > 0)
+    std::fprintf(stderr, " and %lld shared", static_cast<long long>(counts.shared_tokens));
+  std::fprintf(stderr, "; decoded %lld tokens at %.1f/s, %.2f per step",
+               static_cast<long long>(counts.decoded_tokens),
+               rate(counts.decoded_tokens, counts.decode_seconds),
+               counts.decoded_alone > 0
+                   ? static_cast<double>(counts.decoded_tokens) / static_cast<double>(counts.decoded_alone)
+                   : 0.0);
+  for (std::size_t depth = 0; depth < drafts.judged.size(); ++depth)
+    std::fprintf(stderr, "%s %.1f %% at depth %zu", depth == 0 ? "; drafts accepted" : ",",
+                 100 * drafts.rate(depth), depth + 1);
+  std::fprintf(stderr, "; cache %zu bytes, %lld per token\n", state.cache_bytes(),
+               static_cast<long long>(state.token_bytes()));
+}
+
+/// Good, or why the model cannot do what is asked.
+inline status check(const request& asked, const model_config& config, const tokenizer& words,
+                    const std::vector<std::vector<std::int32_t>>& prompts) {
+  if (config.scoring != router_scoring::sigmoid)
+    return status{asked.model +
+                  "/config.json: scoring_func is softmax, expected sigmoid: softmax routers can be "
+                  "planned, not run"};
+  if (status bad = words.check(config.vocab); !bad) return bad;
+  if (asked.draft > 0 && config.mtp_depth == 0)
+    return status{"--draft is " + std::to_string(asked.draft) +
+                  ", the model has no MTP module to draft with (num_nextn_predict_layers is 0)"};
+  for (std::size_t i = 0; i < prompts.size(); ++i)
+    if (static_cast<index_t>(prompts[i].size()) > config.max_positions)
+      return status{"prompt " + std::to_string(i + 1) + " has " + std::to_string(prompts[i].size()) +
+                    " tokens, the model has " + std::to_string(config.max_positions) +
+                    " positions (max_position_embeddings)"};
+  return {};
+}
+
+template <precision P>
+void run(const request& asked) {
+  using layout = compact_layout;
+  checkpoint_reader reader{asked.model};
+  model_config config = reader.config();
+  const tokenizer words = tokenizer::load(asked.tokenizer.empty() ? asked.model : asked.tokenizer);
+  std::vector<std::vector<std::int32_t>> prompts;
+  for (const std::string& text : asked.prompts) prompts.push_back(words.encode(text, {.frame = true}));
+  if (const status bad = check(asked, config, words, prompts); !bad)
+    throw support::usage_error(bad.message());
+  if (asked.draft == 0) config.mtp_depth = 0;  // its weights are not needed
+
+  host_memory memory;
+  owned<model_weights<P>> weights{memory, config};
+  owned<routing_state<P>> routing{memory, config};
+  reader.read(weights, routing.bias, layout::rope);
+
+  index_t longest = 0;
+  for (const auto& prompt : prompts) longest = std::max(longest, static_cast<index_t>(prompt.size()));
+  const index_t room = config.max_positions - longest;
+  longest = asked.max_new + asked.draft < room ? longest + asked.max_new + asked.draft : config.max_positions;
+  const auto count = static_cast<index_t>(prompts.size()) * asked.samples;
+  const index_t batch = asked.batch > 0 ? std::min(asked.batch, count) : std::min(count, index_t{8});
+  cpu_context<> ctx{.threads = asked.threads};
+  decoding_state<P, layout> state{memory,
+                                  {.model = config,
+                                   .sequences = batch,
+                                   .longest = longest,
+                                   .tokens = asked.cache_tokens,
+                                   .drafts = asked.draft > 0}};
+  speculative_decoder<P, layout> decoder{ctx,
+                                         memory,
+                                         config,
+                                         weights,
+                                         routing.bias,
+                                         state.config(),
+                                         {.draft_length = asked.draft,
+                                          .prefill_tokens = asked.prefill_tokens,
+                                          .prefill_form = asked.prefill_form}};
+  ctx.scratch = scratch_arena{memory, decoder.scratch_bytes(ctx, state)};
+
+  generator<P, layout> work{state, decoder};
+  stop_conditions stop{.max_tokens = asked.max_new};
+  if (!asked.past_end) stop.end_ids = {config.eos_id};
+  for (const auto& prompt : prompts)
+    for (index_t sample = 0; sample < asked.samples; ++sample)
+      work.add({.prompt = prompt,
+                .stop = stop,
+                .sampling = asked.sampling,
+                .seed = asked.seed + static_cast<std::uint64_t>(sample)});
+  answers out{asked, words};
+  while (work.busy())
+    for (const generation_event& event : work.step(ctx))
+      if (!out.add(event.request, event.tokens, event.mark, event.reason)) work.cancel(event.request);
+  print_figures(work.counts(), decoder.counts(), state);
+}
+
+}  // namespace generate
