@@ -10,6 +10,7 @@ Writes OUT/<variant>/, for every variant below or for the named ones:
                        logits, loss    of the main model; loss: mean over rows * (length - 1) targets
                        hidden.<i>      input of block i; the last one is after the final norm
                        mtp.1.logits    [rows, length - 1, vocab], and mtp.1.loss, with an MTP module
+                       greedy          I64 [rows, length + 16]: the rows and how each goes on, greedily
                        grad.<name>     gradient of loss + mtp_weight * mtp.1.loss, by the weight's name
 transformers has no MTP module in training: the one here is built from its blocks, as section 2.2 of the
 report says.
@@ -25,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3DecoderLayer, DeepseekV3RMSNorm
 
-ROWS, LENGTH = 2, 48
+ROWS, LENGTH, GREEDY = 2, 48, 16
 
 BASE = dict(
     vocab_size=160, hidden_size=64, num_hidden_layers=3, first_k_dense_replace=1, intermediate_size=128,
@@ -113,6 +114,14 @@ def initialise(named, generator):
             tensor.copy_(value.bfloat16().float())
 
 
+def continued(model, ids):
+    """The rows and the likeliest tokens after them, every one by a whole forward pass."""
+    with torch.no_grad():
+        for _ in range(GREEDY):
+            ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)], 1)
+    return ids
+
+
 def make(name, folder):
     given = {**BASE, **VARIANTS[name]}
     store, mtp_weight = given.pop("store"), given.pop("mtp_weight", 0.0)
@@ -130,7 +139,8 @@ def make(name, folder):
     result = model(ids, output_hidden_states=True, use_cache=False)
     mean = lambda logits, targets: cross_entropy(logits.reshape(-1, config.vocab_size), targets.reshape(-1))
     loss = mean(result.logits[:, :-1], ids[:, 1:])
-    expected = {"input_ids": ids, "logits": result.logits, "loss": loss.reshape(1)}
+    expected = {"input_ids": ids, "logits": result.logits, "loss": loss.reshape(1),
+                "greedy": continued(model, ids)}
     for i, hidden in enumerate(result.hidden_states):
         expected[f"hidden.{i}"] = hidden
     if depth:

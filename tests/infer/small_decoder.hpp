@@ -7,7 +7,10 @@
 
 #include <model/small_model.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace support {
@@ -114,6 +117,87 @@ std::vector<dsv3::accumulator<P>> full_logits(decoding_model<P>& m, const std::v
   ctx.scratch = scratch_arena{m.memory, measure(ctx, work)};
   work(ctx);
   return logits;
+}
+
+/// Logits of every position, [tokens, vocab]; of the MTP module those that know the token one further on.
+template <dsv3::precision P>
+struct position_logits {
+  std::vector<dsv3::accumulator<P>> main, mtp;
+};
+
+/// The same by decoding: a step of `first` tokens, then steps of `later` tokens each, every step with exactly
+/// the scratch that it measures.
+template <dsv3::precision P, dsv3::layout_policy L = dsv3::compact_layout>
+position_logits<P> stepwise_logits(decoding_model<P>& m, const std::vector<std::int32_t>& tokens,
+                                   dsv3::index_t first, dsv3::index_t later,
+                                   dsv3::attention_form form = dsv3::attention_form::by_cost,
+                                   int threads = 2) {
+  using namespace dsv3;
+  const auto length = static_cast<index_t>(tokens.size()), hidden = m.config.hidden, vocab = m.config.vocab;
+  const bool drafts = m.config.mtp_depth > 0;
+  const deepseek_v3<P, L> model{m.config};
+  cpu_context<> ctx{.threads = threads};
+  decoding_state<P, L> state{m.memory, {.model = m.config, .longest = length, .drafts = drafts}};
+  const index_t slot = state.open(tokens);
+  owned<rope_table<accumulator<P>>> rope{
+      m.memory, typename rope_table<accumulator<P>>::config_type{length, m.config.qk_rope}};
+  op::decoupled_rope<P, L::rope>::table(ctx, {.rope = m.config.rope, .table = rope});
+  position_logits<P> result;
+  result.main.resize(static_cast<std::size_t>(length * vocab));
+  if (drafts) result.mtp.resize(static_cast<std::size_t>((length - 1) * vocab));
+  std::vector<activation<P>> h(static_cast<std::size_t>(length * hidden)), y(h);
+  std::vector<std::int32_t> heads;
+  for (std::int32_t i = 0; i < length; ++i) heads.push_back(i);
+  const std::span ids(tokens);
+  for (index_t begin = 0, end = first; begin < length; begin = end, end += later) {
+    end = std::min(end, length);
+    const index_t count = end - begin, pairs = std::min(end, length - 1) - begin;
+    state.reserve(ctx, slot, begin, end);
+    step_rows rows, pair_rows;
+    rows.add(state[slot].pages, begin,
+             ids.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)));
+    pair_rows.add(state[slot].pages, begin,
+                  ids.subspan(static_cast<std::size_t>(begin + 1), static_cast<std::size_t>(pairs)));
+    const auto work = [&](auto& at) {
+      model.decode(at, {.ids = rows.ids(),
+                        .tokens = rows.tokens(form),
+                        .weights = m.weights,
+                        .bias = m.routing.bias,
+                        .rope = rope,
+                        .cache = state.cache(),
+                        .h = view{h.data(), count, hidden},
+                        .heads = view<const std::int32_t, 1>{heads.data(), count},
+                        .logits = view{result.main.data() + begin * vocab, count, vocab}});
+      if (!drafts || pairs == 0) return;
+      model.draft(at, {.depth = 1,
+                       .h = view<const activation<P>, 2>{h.data(), pairs, hidden},
+                       .ids = pair_rows.ids(),
+                       .tokens = pair_rows.tokens(form),
+                       .weights = m.weights,
+                       .bias = m.routing.bias,
+                       .rope = rope,
+                       .cache = state.cache(),
+                       .y = view{y.data(), pairs, hidden},
+                       .heads = view<const std::int32_t, 1>{heads.data(), pairs},
+                       .logits = view{result.mtp.data() + begin * vocab, pairs, vocab}});
+    };
+    ctx.scratch = scratch_arena{m.memory, measure(ctx, work)};
+    work(ctx);
+  }
+  return result;
+}
+
+/// The largest difference as a share of the largest magnitude; infinity where sizes differ or a NaN is.
+template <class Found, class Expected>
+double worst_difference(const Found& found, const Expected& expected) {
+  if (found.size() != expected.size() || found.empty()) return INFINITY;
+  double furthest = 0, largest = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double a = static_cast<double>(found[i]), b = static_cast<double>(expected[i]);
+    if (!(std::fabs(a - b) < INFINITY)) return INFINITY;
+    furthest = std::max(furthest, std::fabs(a - b)), largest = std::max(largest, std::fabs(b));
+  }
+  return furthest / largest;
 }
 
 /// Greedy continuation by whole forward passes.
