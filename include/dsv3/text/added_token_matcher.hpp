@@ -29,7 +29,7 @@ class added_token_matcher {
     }
     ends_[node] = &token;
     begins_[static_cast<unsigned char>(token.content.front())] = true;
-    if (token.single_word && !word_) word_.emplace("[\\w\\x{200c}\\x{200d}]");
+    if (token.single_word && !word_) word_.emplace(R"((?![²³¹¼-¾])[\w\x{200c}\x{200d}])");
   }
 
   /// Calls visit(piece, token) for the text in order: `token` is null for what lies between tokens. Token

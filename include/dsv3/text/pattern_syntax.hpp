@@ -285,9 +285,11 @@ class pattern_translation {
       if (std::string_view(range.category).starts_with(name)) set += spelled(range);
     return set;
   }
-  static std::string word() {  // Unicode's Alphabetic, marks, decimal digits, connectors
+  // Unicode's Alphabetic, marks, decimal digits, connectors; and Latin-1's superscripts and fractions.
+  static std::string word() {
     return category("L") + category("M") + category("Nd") + category("Nl") + category("Pc") +
-           "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}";
+           "\\xb2\\xb3\\xb9\\xbc-\\xbe\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}"
+           "-\\x{1f189}";
   }
   std::string next_characters(std::size_t further) const {
     return at_ + further < pattern_.size() && static_cast<signed char>(pattern_[at_ + further]) > 0

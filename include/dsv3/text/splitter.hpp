@@ -25,8 +25,9 @@ class splitter {
         stages_.push_back({pattern{split->pattern, kind}, split->behaviour, split->invert});
       } else {
         const bool each = std::get<digits_rule>(rule).individual;
-        stages_.push_back(
-            {pattern{R"(\p{N})"}, each ? split_behaviour::isolated : split_behaviour::contiguous, false});
+        // Digits asks the library's language, which knows Unicode 17; its expressions know Unicode 16.
+        stages_.push_back({pattern{R"([\p{N}\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6}])"},
+                           each ? split_behaviour::isolated : split_behaviour::contiguous, false});
       }
     }
     last_rule_ = stages_.size();
