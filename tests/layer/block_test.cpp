@@ -2,6 +2,7 @@
 #include "support/layers.hpp"
 
 #include <dsv3/cpu.hpp>
+#include <dsv3/infer/step_rows.hpp>
 
 #include <numeric>
 
@@ -164,4 +165,37 @@ TEST_CASE("recomputation does not count tokens twice") {
   f.forward(&saved, view{f.load.data(), 4});
   f.gradients(saved);
   CHECK(std::accumulate(f.load.begin(), f.load.end(), std::int64_t{0}) == 14);
+}
+
+TEST_CASE("decoding is forward, dense and with experts") {
+  for (feed_forward kind : {feed_forward::dense, feed_forward::experts}) {
+    fixture f(kind);
+    f.forward(nullptr);
+    const index_t width = f.layer.config.attention.cache_width();
+    std::vector<double> pool(static_cast<std::size_t>(4 * 2 * width), NAN), y(f.y.size(), NAN);
+    // The sequences of 4 and 3 tokens lie in pages 2, 0 and 3, 1; a step has tokens 0 to 2 of one and 0 of
+    // the other, the next one the rest.
+    const std::vector<std::int32_t> first_pages{2, 0}, second_pages{3, 1};
+    const struct { index_t first, first_end, second, second_end; } steps[] = {{0, 3, 0, 1}, {3, 4, 1, 3}};
+    for (const auto& step : steps) {
+      const auto first = step.first_end - step.first, second = step.second_end - step.second;
+      step_rows tokens;
+      tokens.add(first_pages, step.first, std::vector<std::int32_t>(static_cast<std::size_t>(first)));
+      tokens.add(second_pages, step.second, std::vector<std::int32_t>(static_cast<std::size_t>(second)));
+      std::vector<double> step_x, step_y(static_cast<std::size_t>((first + second) * 6), NAN);
+      step_x.insert(step_x.end(), f.x.begin() + step.first * 6, f.x.begin() + step.first_end * 6);
+      step_x.insert(step_x.end(), f.x.begin() + (4 + step.second) * 6,
+                    f.x.begin() + (4 + step.second_end) * 6);
+      f.layer.decode(f.ctx, {.x = view<const double, 2>{step_x.data(), first + second, 6},
+                             .weights = f.weights,
+                             .tokens = tokens.tokens(attention_form::absorbed),
+                             .cache = view{pool.data(), 4, 2, width},
+                             .rope = f.batch.rope,
+                             .bias = view{f.bias.data(), 4},
+                             .y = view{step_y.data(), first + second, 6}});
+      std::copy_n(step_y.begin(), first * 6, y.begin() + step.first * 6);
+      std::copy_n(step_y.begin() + first * 6, second * 6, y.begin() + (4 + step.second) * 6);
+    }
+    CHECK(support::worst_row(y, f.y, 6) < 1e-12);
+  }
 }

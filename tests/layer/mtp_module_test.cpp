@@ -2,6 +2,7 @@
 #include "support/layers.hpp"
 
 #include <dsv3/cpu.hpp>
+#include <dsv3/infer/step_rows.hpp>
 
 #include <numeric>
 
@@ -136,4 +137,37 @@ TEST_CASE("the halves together are the whole, under every keep policy") {
     CHECK(f.dtable == dtable);
     CHECK(support::same_bits(whole, halves));
   }
+}
+
+TEST_CASE("decoding is forward: the rows of the head and those of the next depth") {
+  fixture f;
+  const auto saved = f.save(keep::inputs);
+  const index_t width = f.layer.config.attention.cache_width();
+  std::vector<double> pool(static_cast<std::size_t>(2 * 4 * width), NAN);
+  const std::vector<std::int32_t> pages[] = {{1}, {0}};
+  const index_t begins[] = {0, 4}, ends[] = {4, 7};
+  for (int sequence = 0; sequence < 2; ++sequence)
+    for (index_t begin = begins[sequence], end; begin < ends[sequence]; begin = end) {
+      end = std::min(begin + 2, ends[sequence]);
+      const index_t count = end - begin;
+      step_rows tokens;
+      tokens.add(pages[sequence], begin - begins[sequence],
+                 std::span(f.ids).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)));
+      std::vector<double> y(static_cast<std::size_t>(count * hidden), NAN), normed = y, expected_y, expected;
+      f.layer.decode(f.ctx, {.h = f.rows(f.h).rows(begin, end),
+                             .ids = tokens.ids(),
+                             .embedding = view{f.table.data(), vocab, hidden},
+                             .weights = f.weights,
+                             .tokens = tokens.tokens(attention_form::absorbed),
+                             .cache = view{pool.data(), 2, 4, width},
+                             .rope = f.batch.rope,
+                             .bias = view{f.bias.data(), 4},
+                             .y = view{y.data(), count, hidden},
+                             .normed = view{normed.data(), count, hidden}});
+      for (index_t t = begin; t < end; ++t)
+        for (index_t i = 0; i < hidden; ++i)
+          expected_y.push_back(saved.y(t, i)), expected.push_back(saved.normed(t, i));
+      CHECK(support::worst_row(y, expected_y, hidden) < 1e-12);
+      CHECK(support::worst_row(normed, expected, hidden) < 1e-12);
+    }
 }
