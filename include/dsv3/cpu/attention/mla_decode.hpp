@@ -192,10 +192,8 @@ struct implementation<op::mla_decode<P>, backend::cpu> {
                        const acc* weights, index_t rows, acc* sums) {
     const index_t rank = args.q_latent.extent(2);
     cpu::each_stretch(args.cache, sequence, keys.begin, keys.end, [&](index_t first, const auto& cached) {
-      cpu::weighted_rows(
-          rows, cached.extent(0), rank, weights + first - tile, tile_rows, cached.data(), cached.stride(0),
-          [&](index_t r, index_t e) { return sums[r * rank + e]; },
-          [&](index_t r, index_t e, acc sum) { sums[r * rank + e] = sum; });
+      cpu::weighted_rows(rows, cached.extent(0), rank, weights + first - tile, tile_rows, cached.data(),
+                         cached.stride(0), true, sums, rank);
     });
   }
 
