@@ -38,7 +38,7 @@ namespace detail {
 
 // "--stps is not a known flag, the nearest is --steps"
 inline std::string unknown_flag(const CLI::App& app) {
-  const std::vector<std::string> unknown = app.remaining();
+  const std::vector<std::string> unknown = app.remaining(true);
   if (unknown.empty()) return {};
   if (!unknown.front().starts_with('-')) return "found \"" + unknown.front() + "\", expected a flag";
   const std::string name = unknown.front().substr(0, unknown.front().find('='));

@@ -2,6 +2,7 @@
 // Trained merges against Hugging Face's BpeTrainer and against recounting everything at every step.
 #include <dsv3/io/json.hpp>
 #include <dsv3/text/bpe_trainer.hpp>
+#include <dsv3/text/tokenizer_file.hpp>
 
 #include <dsv3/exec/random.hpp>
 
@@ -57,6 +58,8 @@ void compare(const std::string& name, bpe_options options) {
       CHECK(found[static_cast<std::size_t>(trained.merges[i].second)] == merges[i][1].get<std::string>());
     }
     CHECK(trained.added_tokens.size() == options.special_tokens.size());
+    CHECK(trained.before.size() == (name == "deepseek" ? 1 : 0));
+    CHECK(parse_tokenizer(json::parse(tokenizer_json(trained)), name) == trained);
   }
 }
 
@@ -202,6 +205,8 @@ TEST_CASE("options that make no sense are one sentence") {
         "tokenizer: special token 1 is \"<a>\" for the second time, expected distinct texts");
   CHECK(bpe_options{.special_tokens = {""}}.check().message() ==
         "tokenizer: special token 0 is empty, expected distinct texts");
-  CHECK(bpe_options{.special_tokens = {"Ġ"}}.check().message() ==
-        "tokenizer: special token \"Ġ\" is the letter of a byte, expected a text that is none");
+  for (const std::string letters : {"Ġ", "a", "é"})
+    CHECK(bpe_options{.special_tokens = {letters}}.check().message() ==
+          "tokenizer: special token \"" + letters +
+              "\" is spelled with letters that stand for bytes, expected a text of its own");
 }

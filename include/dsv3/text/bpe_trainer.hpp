@@ -14,6 +14,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -57,9 +58,10 @@ struct bpe_options {
         return status{"tokenizer: special token " + std::to_string(i) +
                       (token.empty() ? " is empty" : " is \"" + token + "\" for the second time") +
                       ", expected distinct texts"};
-      if (byte_alphabet::read(token).value_or("").size() == 1)
+      const std::string read = byte_alphabet::read(token).value_or(token);
+      if (token.size() == 1 || read != token)
         return status{"tokenizer: special token \"" + token +
-                      "\" is the letter of a byte, expected a text that is none"};
+                      "\" is spelled with letters that stand for bytes, expected a text of its own"};
     }
     return {};
   }
@@ -134,8 +136,9 @@ class bpe_trainer {
 
   index_t distinct_words() const { return static_cast<index_t>(words_.counts.size()); }
 
-  /// Learns from what was added so far. Fewer tokens than asked for come out where the texts have no more
-  /// pairs that are frequent enough.
+  /// Learns from what was added so far. Where DeepSeek-V3's begin of a text is among the special tokens, the
+  /// tokenizer puts it before what it encodes. Fewer tokens than asked for come out where the texts have no
+  /// more pairs that are frequent enough.
   tokenizer_definition train() const {
     // Ids: the special tokens, the bytes by the code points of their letters, what is learned.
     std::vector<std::string> tokens = options_.special_tokens;
@@ -153,13 +156,13 @@ class bpe_trainer {
     definition.merges = std::move(learned.merges);
     const std::size_t special = options_.special_tokens.size();
     for (std::size_t id = 0; id < learned.tokens.size(); ++id) {
-      if (id < special) {
-        definition.vocabulary.push_back({learned.tokens[id], true});
-        definition.added_tokens.push_back(
-            {.id = static_cast<std::int32_t>(id), .content = learned.tokens[id]});
-      } else {
-        definition.vocabulary.push_back({byte_alphabet::read(learned.tokens[id]).value(), false});
-      }
+      const std::string& token = learned.tokens[id];
+      const std::optional<std::string> bytes = byte_alphabet::read(token);
+      definition.vocabulary.push_back({bytes.value_or(token), !bytes});
+      if (id < special)
+        definition.added_tokens.push_back({.id = static_cast<std::int32_t>(id), .content = token});
+      if (id < special && token == deepseek_v3_special_tokens()[0])
+        definition.before = {static_cast<std::int32_t>(id)};
     }
     require(definition.check());
     return definition;
