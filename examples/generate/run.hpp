@@ -103,7 +103,8 @@ void run(const request& asked) {
                                          state.config(),
                                          {.draft_length = asked.draft,
                                           .prefill_tokens = asked.prefill_tokens,
-                                          .prefill_form = asked.prefill_form}};
+                                          .prefill_form = asked.prefill_form,
+                                          .vocab = words.vocab()}};
   ctx.scratch = scratch_arena{memory, decoder.scratch_bytes(ctx, state)};
 
   generator<P, layout> work{state, decoder};

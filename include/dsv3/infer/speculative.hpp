@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct decoder_options {
   index_t draft_length = 0;      // tokens that the MTP module proposes per step; 0: plain decoding
   index_t prefill_tokens = 256;  // of a prompt that one step reads at most
   attention_form prefill_form = attention_form::by_cost;
+  index_t vocab = 0;  // ids that may follow, the first ones; 0: all. A model may have more than its tokenizer
 };
 
 /// What became of the drafts, by how deep they were. A draft behind a rejected one is never judged.
@@ -139,6 +141,7 @@ class speculative_decoder {
     std::vector<std::int32_t> heads;
     for (const index_t slot : which) {
       decoding_sequence& s = state[slot];
+      require(check_step(state, slot));
       last_[at(slot)] = rows.tokens();
       std::vector<std::int32_t> ids{s.tokens.back()};
       ids.insert(ids.end(), s.drafts.begin(), s.drafts.end());
@@ -182,7 +185,7 @@ class speculative_decoder {
     }
   }
 
-  /// Scratch that the largest step takes.
+  /// Scratch that is enough for any step.
   template <execution_context Ctx>
   std::size_t scratch_bytes(const Ctx& ctx, const state_type& state) const {
     const index_t longest = state.config().longest, sequences = state.config().sequences;
@@ -196,11 +199,14 @@ class speculative_decoder {
       if (drafts()) run_module(probe, state, rows, form, heads);
     };
     return measure(ctx, [&](auto& probe) {
-      if (options_.prefill_form != attention_form::expanded)
-        step(probe, 1, options_.prefill_tokens, attention_form::absorbed);
-      if (options_.prefill_form != attention_form::absorbed)
-        step(probe, 1, options_.prefill_tokens, attention_form::expanded);
-      step(probe, sequences, 1 + options_.draft_length, attention_form::absorbed);
+      // Fewer tokens may take more: what too few sequences leave to threads is cut finer.
+      for (index_t part = 1; part <= std::min(options_.prefill_tokens, longest); ++part) {
+        if (options_.prefill_form != attention_form::expanded) step(probe, 1, part, attention_form::absorbed);
+        if (options_.prefill_form != attention_form::absorbed) step(probe, 1, part, attention_form::expanded);
+      }
+      for (index_t count = 1; count <= sequences; ++count)
+        for (index_t tokens = 1; tokens <= 1 + options_.draft_length; ++tokens)
+          step(probe, count, tokens, attention_form::absorbed);
       const decoding_sequence any;
       distribute(probe, std::vector<prediction>(at(buffers_.logits.extent(0)), prediction{&any, 0}));
       const std::vector<std::int32_t> drafted(at(sequences * options_.draft_length));
@@ -224,14 +230,28 @@ class speculative_decoder {
     if (o.draft_length < 0 || o.prefill_tokens < 1)
       raise("decoder: draft_length " + std::to_string(o.draft_length) + " and prefill_tokens " +
             std::to_string(o.prefill_tokens) + ", expected at least 0 and 1");
+    if (o.vocab < 0 || o.vocab > c.model.vocab)
+      raise("decoder: vocab is " + std::to_string(o.vocab) + ", the model has " +
+            std::to_string(c.model.vocab) + " tokens");
     if (o.draft_length > 0 && !c.drafts)
       raise("decoder: draft_length is " + std::to_string(o.draft_length) +
             ", the decoding state was made without room for drafts");
     return {.hidden = c.model.hidden,
-            .vocab = c.model.vocab,
+            .vocab = o.vocab > 0 ? o.vocab : c.model.vocab,
             .tokens = std::max(std::min(o.prefill_tokens, c.longest), c.sequences * (1 + o.draft_length)),
             .sequences = c.sequences,
             .drafts = o.draft_length};
+  }
+
+  // Good, or why there is no step for the sequence.
+  static status check_step(const state_type& state, index_t slot) {
+    const decoding_sequence& s = state[slot];
+    if (s.cached + 1 != static_cast<index_t>(s.tokens.size()))
+      return status{"decoder: the prompt of sequence " + std::to_string(slot) + " is not read"};
+    if (s.cached == state.config().longest)
+      return status{"decoder: sequence " + std::to_string(slot) + " has " + std::to_string(s.cached) +
+                    " rows already, as many as it may"};
+    return {};
   }
 
   template <class Ctx>

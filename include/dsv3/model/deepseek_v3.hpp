@@ -60,7 +60,7 @@ struct deepseek_v3 {
     view<activation<P>, 2> h = {};           // [tokens, hidden]   what the first MTP module reads; written
                                              //                    when not empty
     view<const std::int32_t, 1> heads = {};  // [predicting]       the tokens whose next one is predicted
-    view<accumulator<P>, 2> logits = {};     // [predicting, vocab]    written
+    view<accumulator<P>, 2> logits = {};  // [predicting, ids]      written; of the first ids, at most vocab
   };
   /// A step of MTP module `depth`, 1 to mtp_depth: for each token its h of depth - 1 and the id `depth`
   /// tokens further on.
@@ -75,7 +75,7 @@ struct deepseek_v3 {
     const model_cache<P>& cache;             // the tokens' rows of this module are written
     view<activation<P>, 2> y;                // [tokens, hidden]   what the next depth reads; written
     view<const std::int32_t, 1> heads = {};  // [predicting]
-    view<accumulator<P>, 2> logits = {};     // [predicting, vocab]    written
+    view<accumulator<P>, 2> logits = {};     // [predicting, ids]      written
   };
 
   model_activation_config activation_config(index_t rows, index_t length, index_t sequences,
@@ -261,7 +261,8 @@ struct deepseek_v3 {
     const scratch_frame frame{ctx.scratch};
     const auto x = ctx.scratch.template tensor<activation<P>>(args.heads.extent(0), normed.extent(1));
     op::gather_rows<activation<P>>::forward(ctx, {.x = normed, .rows = args.heads, .y = x});
-    op::gemm<P, accumulator<P>>::forward(ctx, {.x = x, .w = args.weights.head, .y = args.logits});
+    const auto head = args.weights.head.rows(0, args.logits.extent(1));
+    op::gemm<P, accumulator<P>>::forward(ctx, {.x = x, .w = head, .y = args.logits});
   }
 
   // The state that depth k + 1 reads of depth k.
