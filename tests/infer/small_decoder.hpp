@@ -37,6 +37,41 @@ struct decoding_model {
   }
 };
 
+/// A vocabulary of eight and two blocks: for many draws.
+inline dsv3::model_config eight_token_model() {
+  return {.vocab = 8,
+          .hidden = 8,
+          .layers = 1,
+          .dense_layers = 1,
+          .mtp_depth = 1,
+          .dense_inner = 8,
+          .heads = 1,
+          .q_rank = 0,
+          .kv_rank = 4,
+          .qk_nope = 4,
+          .qk_rope = 2,
+          .v_dim = 4,
+          .expert_inner = 4,
+          .experts = 2,
+          .top_k = 1,
+          .rope = {},
+          .max_positions = 64};
+}
+
+/// Makes the MTP module guess well, if not always: mostly by the token, as the main model does.
+template <dsv3::precision P>
+void teach_drafts(decoding_model<P>& m, double certainty) {
+  const dsv3::index_t hidden = m.config.hidden;
+  for (dsv3::index_t i = 0; i < m.weights.embedding.size(); ++i)
+    m.weights.embedding.data()[i] *= static_cast<dsv3::weight<P>>(certainty);
+  const auto& mtp = m.weights.mtp.front();
+  for (dsv3::index_t i = 0; i < hidden; ++i) {
+    for (dsv3::index_t j = 0; j < 2 * hidden; ++j)
+      mtp.w_eh(i, j) = static_cast<dsv3::weight<P>>(i == j ? certainty : 0.1 * mtp.w_eh(i, j));
+    m.weights.g_final(i) = mtp.g_head(i) = mtp.g_embedding(i) = 1;
+  }
+}
+
 /// State, decoder and context for one model.
 template <dsv3::precision P, dsv3::layout_policy L = dsv3::compact_layout>
 struct decoding_setup {
