@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <thread>
 
 namespace dsv3_train {
@@ -32,13 +33,15 @@ class flags {
   run_settings resolved();
 
  private:
+  void read_tokenizer();
   static std::vector<std::string> own_text();
 
   CLI::App& app_;
   run_settings s_;
   dsv3::training_schedule::short_options short_;
-  std::string config_, device_ = "auto", recompute_ = "nothing", schedule_ = "short";
+  std::string config_, tokenizer_, device_ = "auto", recompute_ = "nothing", schedule_ = "short";
   double init_deviation_ = 0;
+  index_t vocab_ = 0;
 };
 
 flags::flags(CLI::App& app) : app_(app) {
@@ -56,6 +59,9 @@ flags::flags(CLI::App& app) : app_(app) {
   auto* config = plain("--config", config_, "A config.json, or a folder that holds one, instead of --preset");
   preset->excludes(config);
   model(preset), model(config);
+  model(app_.add_option("--vocab", vocab_, "Rows of the embedding; the model's own when not given")
+            ->take_last()
+            ->check(whole_number(1, many)));
   model(option("--precision", s_.precision, "fp32, bf16 (float masters) or fp64",
                one_of({"fp32", "bf16", "fp64"})));
   model(app_.add_option("--init-std", init_deviation_,
@@ -64,8 +70,14 @@ flags::flags(CLI::App& app) : app_(app) {
             ->check(positive_number()));
 
   const auto data = [](CLI::Option* o) { o->group("Data"); };
-  data(app_.add_option("--data", s_.data,
-                       "Files or folders of text; this repository's own text when not given"));
+  data(app_.add_option(
+      "--data", s_.data,
+      "Files or folders of text, or files of tokens (.dsv3tok, .bin) from dsv3-tokenize pack; "
+      "this repository's own text when not given"));
+  data(plain("--tokenizer", tokenizer_,
+             "A tokenizer.json, or a folder that holds one; without it a byte is a token"));
+  data(option("--fim-rate", s_.source.fim.rate,
+              "Share of the documents that are told with their middle last (the report's: 0.1)", share()));
   data(option("--held-out", s_.held_out, "Share of the text that is evaluated on and never trained on",
               share()));
   data(option("--batch", s_.shape.rows, "Rows that go through the model together", whole_number(1, many)));
@@ -165,14 +177,13 @@ run_settings flags::resolved() {
       s_.model = file.model;
       s_.model_name = config_;
     }
+    if (vocab_ > 0) s_.model.vocab = vocab_;
     dsv3::require(s_.model.check());
   });
-  if (const dsv3::status bad = dsv3::byte_tokens::check(s_.model.vocab); !bad)
-    throw usage_error(s_.model_name + ": " + bad.message());
+  read_tokenizer();
   if (s_.model.scoring != dsv3::router_scoring::sigmoid && s_.model.experts > 0)
     throw usage_error(s_.model_name +
                       ": its router scores by softmax, this trainer routes by sigmoid and bias");
-  s_.model.bos_id = dsv3::byte_tokens::begin, s_.model.eos_id = dsv3::byte_tokens::end;
   if (app_.count("--init-std") > 0) s_.model.init_deviation = init_deviation_;
   if (s_.shape.length > s_.model.max_positions)
     throw usage_error("--seq is " + std::to_string(s_.shape.length) + ", the model is for at most " +
@@ -198,6 +209,20 @@ run_settings flags::resolved() {
   return std::move(s_);
 }
 
+// The tokenizer, and what model and tokenizer must agree on.
+void flags::read_tokenizer() {
+  if (!tokenizer_.empty())
+    s_.source.tokenizer = support::given_by_user([&] { return dsv3::stored_tokenizer::load(tokenizer_); });
+  s_.source.vocab = s_.model.vocab;
+  s_.source.fim.seed = s_.seed;
+  s_.source.threads = s_.threads;
+  if (const dsv3::status bad = s_.source.check(); !bad)
+    throw support::usage_error((tokenizer_.empty() ? s_.model_name : tokenizer_) + ": " + bad.message());
+  const dsv3::document_marks marks{s_.source.tokenizer.words};
+  s_.model.bos_id = marks.begin < 0 ? marks.end : marks.begin;
+  s_.model.eos_id = marks.end;
+}
+
 // The text of the source tree that this program was built from, if it is still there.
 std::vector<std::string> flags::own_text() {
   const std::filesystem::path source =
@@ -216,14 +241,15 @@ std::vector<std::string> flags::own_text() {
 
 }  // namespace
 
-int with_settings(int argc, char** argv, int (*act)(const run_settings&, const dsv3::text_corpus&)) {
+int with_settings(int argc, char** argv, int (*act)(const run_settings&, const dsv3::training_data&)) {
   CLI::App app{"Trains a model on text. Writes log, report and checkpoints to the folder --out.",
                "dsv3-train"};
   flags given{app};
   return support::run_program(app, argc, argv, [&] {
     const run_settings settings = given.resolved();
-    const dsv3::text_corpus corpus = support::given_by_user([&] { return dsv3::text_corpus{settings.data}; });
-    return act(settings, corpus);
+    std::optional<dsv3::training_data> data;
+    support::given_by_user([&] { data.emplace(settings.data, settings.held_out, settings.source); });
+    return act(settings, *data);
   });
 }
 

@@ -32,10 +32,10 @@ const trainer_kind& kind_of(const std::string& precision) {
 
 double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
-void print_plan(const run_settings& settings, const dsv3::text_corpus& corpus, const dsv3::text_split& text) {
+void print_plan(const run_settings& settings, const dsv3::training_data& data) {
   const auto ahead = 1 + settings.model.mtp_depth;
-  const dsv3::row_reader training{text.training, settings.shape.length, ahead, settings.seed};
-  const dsv3::row_reader held_out{text.held_out, settings.shape.length, ahead, settings.seed};
+  const dsv3::row_reader training{data.training(), settings.shape.length, ahead, settings.seed};
+  const dsv3::row_reader held_out{data.held_out(), settings.shape.length, ahead, settings.seed};
   std::printf("settings\n");
   for (const auto& [name, value] : settings.shown) std::printf("  %-18s %s\n", name.c_str(), value.c_str());
   std::printf("model\n  %lld parameters\n",
@@ -47,8 +47,7 @@ void print_plan(const run_settings& settings, const dsv3::text_corpus& corpus, c
     sum += part.bytes;
   }
   std::printf("  %-22s %14.1f MiB\n", "together", mebibytes(sum));
-  std::printf("data\n  %zu documents, %lld bytes; %zu files left out\n", corpus.documents().size(),
-              static_cast<long long>(corpus.bytes()), corpus.skipped().size());
+  std::printf("data\n  %s; %zu files left out\n", data.description().c_str(), data.skipped().size());
   std::printf("  %lld training tokens in %lld rows, %lld held-out rows\n",
               static_cast<long long>(training.tokens()), static_cast<long long>(training.rows()),
               static_cast<long long>(held_out.rows()));
@@ -57,8 +56,8 @@ void print_plan(const run_settings& settings, const dsv3::text_corpus& corpus, c
               wanted / static_cast<double>(std::max<index_t>(training.tokens(), 1)));
 }
 
-int train(const run_settings& settings, const dsv3::text_split& text) {
-  const std::unique_ptr<trainer> run = kind_of(settings.precision).make(settings, text);
+int train(const run_settings& settings, const dsv3::training_data& data) {
+  const std::unique_ptr<trainer> run = kind_of(settings.precision).make(settings, data);
   const std::string remark = settings.resume.empty() ? "" : run->load(settings.resume);
   const dsv3::training_progress& progress = run->progress();
   const index_t first = progress.step;
@@ -71,8 +70,9 @@ int train(const run_settings& settings, const dsv3::text_split& text) {
     const evaluation found = run->evaluate();
     if (found.rows == 0) return;
     record.add(found, progress);
-    screen.say("step %lld  held-out text: cross entropy %.4f nats per byte, MTP %.4f",
-               static_cast<long long>(progress.step), found.ce, found.mtp);
+    screen.say("step %lld  held-out text: cross entropy %.4f nats per %s, MTP %.4f",
+               static_cast<long long>(progress.step), found.ce,
+               settings.source.tokenizer.bytes() ? "byte" : "token", found.mtp);
   };
   index_t saved = settings.resume.empty() ? -1 : first;
   const auto save = [&] {
@@ -112,29 +112,26 @@ int train(const run_settings& settings, const dsv3::text_split& text) {
   if (const std::string line = experts.text(); !line.empty()) screen.say("%s", line.c_str());
   if (settings.sample_bytes > 0) {
     const std::string drawn = run->sample(settings.prompt, settings.sample_bytes, settings.temperature);
-    screen.say("---- %lld bytes drawn after \"%s\"\n%s\n----", static_cast<long long>(settings.sample_bytes),
-               settings.prompt.c_str(), well_formed(settings.prompt + drawn).c_str());
+    screen.say("---- %zu bytes drawn after \"%s\"\n%s\n----", drawn.size(), settings.prompt.c_str(),
+               well_formed(settings.prompt + drawn).c_str());
   }
   screen.say("report: %s", std::filesystem::absolute(report).c_str());
   return 0;
 }
 
-int begin(const run_settings& settings, const dsv3::text_corpus& corpus) {
-  const dsv3::text_split text{corpus, settings.held_out};
-  if (!corpus.skipped().empty())
-    std::printf("%zu files left out because they hold no text, the first is %s\n", corpus.skipped().size(),
-                corpus.skipped().front().c_str());
+int begin(const run_settings& settings, const dsv3::training_data& data) {
+  if (const auto skipped = data.skipped(); !skipped.empty())
+    std::printf("%zu files left out because they hold no text, the first is %s\n", skipped.size(),
+                skipped.front().c_str());
   if (settings.dry_run) {
-    print_plan(settings, corpus, text);
+    print_plan(settings, data);
     return 0;
   }
-  std::printf("%s, %lld parameters, %s, %d threads; %lld bytes of text; writes to %s\n",
-              settings.model_name.c_str(),
+  std::printf("%s, %lld parameters, %s, %d threads; %s; writes to %s\n", settings.model_name.c_str(),
               static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)),
-              settings.precision.c_str(), settings.threads, static_cast<long long>(corpus.bytes()),
-              settings.out.c_str());
+              settings.precision.c_str(), settings.threads, data.description().c_str(), settings.out.c_str());
   std::fflush(stdout);
-  return train(settings, text);
+  return train(settings, data);
 }
 
 }  // namespace

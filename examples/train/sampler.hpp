@@ -4,7 +4,7 @@
 
 #include <dsv3/cpu.hpp>
 #include <dsv3/exec/random.hpp>
-#include <dsv3/train/data.hpp>
+#include <dsv3/text/tokenizer.hpp>
 #include <dsv3/train/state.hpp>
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 
 namespace dsv3_train {
 
-/// Draws bytes from the main model alone. Weights and bias are read at every draw and must outlive the
+/// Draws text from the main model alone. Weights and bias are read at every draw and must outlive the
 /// sampler.
 template <dsv3::precision P, dsv3::layout_policy L>
 class sampler {
@@ -37,24 +37,25 @@ class sampler {
     ctx_.scratch = dsv3::scratch_arena{memory, dsv3::measure(ctx_, [&](auto& probe) { forward(probe); })};
   }
 
-  /// `count` bytes after the prompt, which follows the beginning of a document. The model sees the last
-  /// window.
-  std::string draw(const std::string& prompt, index_t count, double temperature, std::uint64_t seed) {
+  /// At least `count` bytes after the prompt, which follows the beginning of a document. The model sees the
+  /// last window; special tokens are never drawn.
+  std::string draw(const dsv3::tokenizer& words, const std::string& prompt, index_t count, double temperature,
+                   std::uint64_t seed) {
     const dsv3::random_stream random = dsv3::random_stream::named(seed, "sample");
-    std::vector<std::int32_t> text{dsv3::byte_tokens::begin};
-    for (const char byte : prompt) text.push_back(static_cast<unsigned char>(byte));
-    const std::size_t given = text.size(), window = static_cast<std::size_t>(tokens_.config.step.length);
+    std::vector<std::int32_t> choices, text = words.encode(prompt, {.frame = true});
+    for (std::int32_t id = 0; id < words.vocab(); ++id)
+      if (!words.is_special(id)) choices.push_back(id);
+    const std::size_t window = static_cast<std::size_t>(tokens_.config.step.length);
     const auto row = tokens_.ids[0][0];
-    for (index_t i = 0; i < count; ++i) {
+    std::string drawn;
+    for (std::uint64_t i = 0; static_cast<index_t>(drawn.size()) < count; ++i) {
       const std::size_t seen = std::min(text.size(), window);
       for (index_t t = 0; t < row.size(); ++t)  // what follows the text is not looked at: attention is causal
         row(t) = t < static_cast<index_t>(seen) ? text[text.size() - seen + static_cast<std::size_t>(t)] : -1;
       forward(ctx_);
-      text.push_back(
-          choose(static_cast<index_t>(seen) - 1, temperature, random.uniform(static_cast<std::uint64_t>(i))));
+      text.push_back(choose(choices, static_cast<index_t>(seen) - 1, temperature, random.uniform(i)));
+      drawn += words.bytes_of(text.back());
     }
-    std::string drawn;
-    for (std::size_t i = given; i < text.size(); ++i) drawn += static_cast<char>(text[i]);
     return drawn;
   }
 
@@ -91,20 +92,21 @@ class sampler {
                          .saved = saved_});
   }
 
-  // A byte by its probability at this temperature; other tokens than bytes are never drawn.
-  std::int32_t choose(index_t position, double temperature, double uniform) const {
+  // One of the choices by its probability at this temperature.
+  std::int32_t choose(const std::vector<std::int32_t>& choices, index_t position, double temperature,
+                      double uniform) const {
     const auto logits = results_.logits[position];
-    std::int32_t best = 0;
-    for (std::int32_t id = 1; id < 256; ++id)
+    std::int32_t best = choices.front();
+    for (const std::int32_t id : choices)
       if (logits(id) > logits(best)) best = id;
     if (temperature <= 0) return best;
     const auto weight = [&](std::int32_t id) {
       return std::exp(static_cast<double>(logits(id) - logits(best)) / temperature);
     };
     double sum = 0;
-    for (std::int32_t id = 0; id < 256; ++id) sum += weight(id);
+    for (const std::int32_t id : choices) sum += weight(id);
     double left = uniform * sum;
-    for (std::int32_t id = 0; id < 256; ++id)
+    for (const std::int32_t id : choices)
       if ((left -= weight(id)) < 0) return id;
     return best;
   }

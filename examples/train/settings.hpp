@@ -5,6 +5,7 @@
 #include <dsv3/layer/keep.hpp>
 #include <dsv3/model/config.hpp>
 #include <dsv3/op/optim/adamw.hpp>
+#include <dsv3/train/data.hpp>
 #include <dsv3/train/schedule.hpp>
 #include <dsv3/train/state.hpp>
 
@@ -22,6 +23,7 @@ struct run_settings {
   dsv3::model_config model;
   std::vector<std::string> data;
   double held_out = 0.05;  // share of the text
+  dsv3::token_source source;
   std::string out = "runs/train";
   std::string resume;  // folder of a checkpoint or of a run; empty: the run begins
 

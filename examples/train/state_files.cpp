@@ -13,8 +13,9 @@ bool holds_checkpoint(const std::string& run) { return dsv3::has_checkpoint(run)
 void remove_unfinished(const std::string& run) { dsv3::remove_unfinished(run); }
 
 template <dsv3::precision P>
-void save_state(const std::string& run, dsv3::training_state<P, layout>& state, dsv3::index_t kept) {
-  dsv3::save_checkpoint(run, state, kept);
+void save_state(const std::string& run, dsv3::training_state<P, layout>& state, dsv3::index_t kept,
+                const std::string& tokenizer) {
+  dsv3::save_checkpoint(run, state, kept, tokenizer);
 }
 
 template <dsv3::precision P>
@@ -24,12 +25,14 @@ std::string load_state(const std::string& path, dsv3::training_state<P, layout>&
   return folder + (remark.empty() ? "" : ": " + remark);
 }
 
-template void save_state(const std::string&, dsv3::training_state<dsv3::fp32, layout>&, dsv3::index_t);
+template void save_state(const std::string&, dsv3::training_state<dsv3::fp32, layout>&, dsv3::index_t,
+                         const std::string&);
 template std::string load_state(const std::string&, dsv3::training_state<dsv3::fp32, layout>&);
-template void save_state(const std::string&, dsv3::training_state<dsv3::bf16_mixed, layout>&, dsv3::index_t);
+template void save_state(const std::string&, dsv3::training_state<dsv3::bf16_mixed, layout>&, dsv3::index_t,
+                         const std::string&);
 template std::string load_state(const std::string&, dsv3::training_state<dsv3::bf16_mixed, layout>&);
 template void save_state(const std::string&, dsv3::training_state<dsv3::fp64_reference, layout>&,
-                         dsv3::index_t);
+                         dsv3::index_t, const std::string&);
 template std::string load_state(const std::string&, dsv3::training_state<dsv3::fp64_reference, layout>&);
 
 }  // namespace dsv3_train

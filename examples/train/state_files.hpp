@@ -18,7 +18,8 @@ bool holds_checkpoint(const std::string& run);
 void remove_unfinished(const std::string& run);
 
 template <dsv3::precision P>
-void save_state(const std::string& run, dsv3::training_state<P, layout>& state, dsv3::index_t kept);
+void save_state(const std::string& run, dsv3::training_state<P, layout>& state, dsv3::index_t kept,
+                const std::string& tokenizer);
 
 /// Answers the folder that was read, and what there is to remark about it.
 template <dsv3::precision P>

@@ -38,7 +38,8 @@ class trainer {
   virtual step_record step() = 0;
   /// Without gradients and without counting load; zero rows where nothing is held out.
   virtual evaluation evaluate() = 0;
-  /// `bytes` more bytes after the prompt, drawn at a temperature; at 0 the likeliest.
+  /// `bytes` more bytes after the prompt, or the rest of a token more, drawn at a temperature; at 0 the
+  /// likeliest.
   virtual std::string sample(const std::string& prompt, index_t bytes, double temperature) = 0;
   /// A complete checkpoint in the run's folder; older ones beyond the number to keep go.
   virtual void save() = 0;
@@ -46,10 +47,10 @@ class trainer {
   virtual std::string load(const std::string& folder) = 0;
 };
 
-/// One precision: what it would take, and how to make it. `text` must outlive the trainer.
+/// One precision: what it would take, and how to make it. `data` must outlive the trainer.
 struct trainer_kind {
   std::vector<dsv3::memory_part> (*plan)(const run_settings&);
-  std::unique_ptr<trainer> (*make)(const run_settings&, const dsv3::text_split& text);
+  std::unique_ptr<trainer> (*make)(const run_settings&, const dsv3::training_data& data);
 };
 
 extern const trainer_kind fp32_trainer, bf16_trainer, fp64_trainer;

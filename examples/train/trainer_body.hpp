@@ -20,20 +20,21 @@ class trainer_of final : public trainer {
   using state_type = dsv3::training_state<P, layout>;
 
  public:
-  trainer_of(const run_settings& settings, const dsv3::text_split& text)
+  trainer_of(const run_settings& settings, const dsv3::training_data& data)
       : settings_(settings),
         model_{settings.model},
         state_(memory_, model_, settings.shape),
-        training_(text.training, settings.shape.length, ahead(), settings.seed),
-        held_out_(text.held_out, settings.shape.length, ahead(), settings.seed, dsv3::row_order::as_given),
-        text_sum_(text.training_sum()) {
+        training_(data.training(), settings.shape.length, ahead(), settings.seed),
+        held_out_(data.held_out(), settings.shape.length, ahead(), settings.seed, dsv3::row_order::as_given),
+        data_sum_(data.sum()) {
     if (training_.rows() == 0)
       dsv3::raise("data: " + std::to_string(training_.tokens()) + " tokens of training text, one row needs " +
                   std::to_string(settings.shape.length + ahead()) + ": give more text or a smaller --seq");
     ctx_.threads = settings.threads;
     ctx_.scratch = dsv3::scratch_arena{memory_, dsv3::scratch_bytes(ctx_, model_, state_)};
     dsv3::initialize_state(ctx_, state_, settings.seed);
-    state_.progress.data_sum = text_sum_;
+    state_.progress.data_sum = data_sum_;
+    state_.progress.tokenizer_sum = settings.source.tokenizer.sum;
     state_.progress.data_length = settings_.shape.length;
     options_.optimizer = settings.optimizer;
     options_.clip = settings.clip;
@@ -49,8 +50,8 @@ class trainer_of final : public trainer {
     parts.push_back({"scratch", dsv3::scratch_bytes(ctx, model, state)});
     return parts;
   }
-  static std::unique_ptr<trainer> make(const run_settings& settings, const dsv3::text_split& text) {
-    return std::make_unique<trainer_of>(settings, text);
+  static std::unique_ptr<trainer> make(const run_settings& settings, const dsv3::training_data& data) {
+    return std::make_unique<trainer_of>(settings, data);
   }
 
   const dsv3::training_progress& progress() const override { return state_.progress; }
@@ -108,18 +109,29 @@ class trainer_of final : public trainer {
     const index_t window = std::min<index_t>(settings_.shape.length, 128);
     sampler<P, layout> from{memory_, settings_.model,  state_.weights, state_.routing.bias,
                             window,  settings_.threads};
-    return from.draw(prompt, bytes, temperature, settings_.seed);
+    return from.draw(settings_.source.tokenizer.words, prompt, bytes, temperature, settings_.seed);
   }
 
-  void save() override { save_state(settings_.out, state_, settings_.checkpoints_kept); }
+  void save() override {
+    save_state(settings_.out, state_, settings_.checkpoints_kept, settings_.source.tokenizer.json);
+  }
 
   std::string load(const std::string& path) override {
     const std::string loaded = load_state(path, state_);
     const dsv3::training_progress& found = state_.progress;
-    if (found.data_sum != text_sum_)
+    if (found.tokenizer_sum != settings_.source.tokenizer.sum)
+      dsv3::raise(path + ": the checkpoint was trained with " +
+                  (found.tokenizer_sum == 0
+                       ? "bytes as tokens"
+                       : "the tokenizer of checksum " + std::to_string(found.tokenizer_sum)) +
+                  ", this run has " +
+                  (settings_.source.tokenizer.bytes()
+                       ? "no --tokenizer"
+                       : "the one of checksum " + std::to_string(settings_.source.tokenizer.sum)));
+    if (found.data_sum != data_sum_)
       dsv3::raise(path + ": the checkpoint was trained on other text (checksum " +
-                  std::to_string(found.data_sum) + ", expected " + std::to_string(text_sum_) +
-                  "): give the same --data and --held-out to go on with it");
+                  std::to_string(found.data_sum) + ", expected " + std::to_string(data_sum_) +
+                  "): give the same --data, --held-out and --fim-rate to go on with it");
     if (found.seed != settings_.seed)
       dsv3::raise(path + ": the checkpoint's seed is " + std::to_string(found.seed) + ", --seed is " +
                   std::to_string(settings_.seed));
@@ -141,7 +153,7 @@ class trainer_of final : public trainer {
   model_type model_;
   state_type state_;
   dsv3::row_reader training_, held_out_;
-  std::uint32_t text_sum_;
+  std::uint32_t data_sum_;
   dsv3::cpu_context<> ctx_;
   dsv3::solo communicator_;
   dsv3::step_options options_;

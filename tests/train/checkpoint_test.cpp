@@ -50,6 +50,7 @@ struct run_in_memory {
                       .data_position = 17,
                       .data_length = 128,
                       .data_sum = 0xDEADBEEF,
+                      .tokenizer_sum = 0xFEEDBEEF,
                       .updates = step - 1,
                       .skipped = 1,
                       .skipped_in_row = 0};
@@ -115,9 +116,13 @@ TEST_CASE("half-split rotary rows in memory") {
   const support::temporary_folder folder;
   run_in_memory<bf16_mixed, half_split_layout> run, back;
   run.numbers(3, 6);
-  save_checkpoint(folder.path(), run.state, 2, 4000);  // in shards
+  const std::string saved = save_checkpoint(folder.path(), run.state, 2, "words", 4000);  // in shards
+  CHECK(support::get(saved + "/tokenizer.json") == "words");
   load_checkpoint(folder.path(), back.ctx, back.state);
   CHECK(back.same(run));
+  support::put(saved + "/tokenizer.json", "wards");
+  CHECK(verify_checkpoint(saved).message() ==
+        saved + "/tokenizer.json is damaged: it does not have the checksum that state.json names");
 }
 
 TEST_CASE("only the newest stay, and the one that latest names") {

@@ -2,6 +2,9 @@
 // Documents to rows of tokens: nothing lost, nothing twice, and the same rows after a stop.
 #include <dsv3/train/data.hpp>
 
+#include <dsv3/text/bpe_trainer.hpp>
+#include <dsv3/text/token_file_writer.hpp>
+
 #include <doctest/doctest.h>
 
 #include <filesystem>
@@ -177,4 +180,158 @@ TEST_CASE("one document alone gives its tail") {
   REQUIRE(split.held_out.size() == 1);
   CHECK(split.training[0].size() == 950);
   CHECK(split.held_out[0].data() == split.training[0].data() + 950);
+}
+
+namespace {
+
+// A tokenizer of its own, as a file would give it.
+stored_tokenizer trained_on(const std::string& text, std::vector<std::string> special) {
+  bpe_trainer trainer{{.vocab = 300, .special_tokens = std::move(special), .min_frequency = 1}};
+  const std::string_view view = text;
+  trainer.add({&view, 1});
+  const tokenizer_definition definition = trainer.train();
+  stored_tokenizer stored{tokenizer{definition}, tokenizer_json(definition)};
+  stored.sum = crc32c_of(stored.json);
+  return stored;
+}
+
+std::vector<std::int32_t> stream_of(token_documents& documents) {
+  std::vector<std::int32_t> ids;
+  for (index_t d = 0; d < documents.count(); ++d) {
+    std::vector<std::int32_t> document(static_cast<std::size_t>(documents.length(d)));
+    documents.read(d, 0, view{document.data(), documents.length(d)});
+    ids.insert(ids.end(), document.begin(), document.end());
+  }
+  return ids;
+}
+
+}  // namespace
+
+TEST_CASE("with a tokenizer a pass is the encoded text, and every document has its marks") {
+  const scratch_folder folder;
+  const std::string text = letters(500, 'a') + " and <｜end▁of▁sentence｜> as text";
+  for (const char* name : {"a", "b", "c"}) folder.write(name, name + text);
+  const stored_tokenizer stored = trained_on(text, deepseek_v3_special_tokens());
+  for (const int threads : {1, 3}) {
+    const training_data data{
+        {folder.path.string()}, 0.2, {.tokenizer = stored, .vocab = 300, .threads = threads}};
+    auto training = data.training(), held_out = data.held_out();
+    const auto ids = stream_of(*training), others = stream_of(*held_out);
+    CHECK(std::count(ids.begin(), ids.end(), 0) == training->count());
+    CHECK(std::count(ids.begin(), ids.end(), 1) == training->count());
+    const std::string back =
+        stored.words.decode(ids, {.special = false}) + stored.words.decode(others, {.special = false});
+    CHECK(back.size() == 3 * text.size() + 3);
+    CHECK(data.description() == std::to_string(back.size()) + " bytes of text in 3 documents");
+    training->begin_pass(1);
+    CHECK(stream_of(*training) == ids);
+  }
+}
+
+TEST_CASE("fill-in-the-middle tells other documents otherwise in every pass, and held-out text never") {
+  const scratch_folder folder;
+  for (int d = 0; d < 40; ++d) folder.write("d" + std::to_string(d), letters(60, static_cast<char>(65 + d)));
+  const stored_tokenizer stored = trained_on(letters(500, 'A'), deepseek_v3_special_tokens());
+  const training_data data{
+      {folder.path.string()}, 0.2, {.tokenizer = stored, .vocab = 300, .fim = {0.5, 7}, .threads = 2}};
+  auto training = data.training(), again = data.training(), held_out = data.held_out();
+  const auto told = [&](token_documents& documents) {
+    const auto ids = stream_of(documents);
+    for (const std::int32_t mark : {4, 5})
+      CHECK(std::count(ids.begin(), ids.end(), mark) == std::count(ids.begin(), ids.end(), 3));
+    return std::count(ids.begin(), ids.end(), 3);
+  };
+  std::vector<std::vector<std::int32_t>> passes;
+  for (index_t pass = 0; pass < 3; ++pass) {
+    training->begin_pass(pass);
+    passes.push_back(stream_of(*training));
+    const auto count = told(*training);
+    CHECK(count > 6);
+    CHECK(count < 27);
+  }
+  CHECK(passes[0] != passes[1]);
+  again->begin_pass(2);
+  CHECK(stream_of(*again) == passes[2]);
+  held_out->begin_pass(2);
+  CHECK(told(*held_out) == 0);
+  // begin, <fim_begin> prefix <fim_hole> suffix <fim_end> middle, end: the text is in another order.
+  const auto parts = fill_in_middle{0.5, 7};
+  index_t d = 0;
+  const text_corpus corpus{{folder.path.string()}};
+  const text_split split{corpus, 0.2};
+  while (!parts.cut(split.training[static_cast<std::size_t>(d)], d, 0)) ++d;
+  const auto cut = parts.cut(split.training[static_cast<std::size_t>(d)], d, 0).value();
+  training->begin_pass(0);
+  std::vector<std::int32_t> document(static_cast<std::size_t>(training->length(d)));
+  training->read(d, 0, view{document.data(), training->length(d)});
+  const auto& marks = deepseek_v3_special_tokens();
+  CHECK(stored.words.decode(document) == marks[0] + marks[3] + std::string(cut.prefix) + marks[4] +
+                                             std::string(cut.suffix) + marks[5] + std::string(cut.middle) +
+                                             marks[1]);
+}
+
+TEST_CASE("files of tokens serve as data: their last tokens are held out") {
+  const scratch_folder folder;
+  const std::string path = (folder.path / "a.dsv3tok").string(), other = (folder.path / "b.dsv3tok").string();
+  for (const std::string& each : {path, other}) {
+    token_file_writer writer{each, byte_tokens::count, 0};
+    std::vector<std::int32_t> ids(100);
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      ids[i] = static_cast<std::int32_t>(i + (each == other ? 100 : 0));
+    writer.add(ids);
+    writer.commit();
+  }
+  const training_data data{{path, other}, 0.25, {}};
+  auto training = data.training(), held_out = data.held_out();
+  auto all = stream_of(*training);
+  const auto rest = stream_of(*held_out);
+  CHECK(all.size() == 150);
+  CHECK(rest.size() == 50);
+  CHECK(rest.back() % 100 == 99);
+  all.insert(all.end(), rest.begin(), rest.end());
+  std::sort(all.begin(), all.end());
+  for (std::int32_t i = 0; i < 200; ++i) CHECK(all[static_cast<std::size_t>(i)] == i);
+  CHECK(data.description() == "200 tokens in 2 files");
+  CHECK(data.sum() == training_data{{path, other}, 0.25, {}}.sum());
+  CHECK(data.sum() != training_data{{path, other}, 0.2, {}}.sum());
+}
+
+TEST_CASE("data, model and tokenizer that do not fit together are one sentence") {
+  const scratch_folder folder;
+  const std::string text = folder.write("text", letters(300, 'a')),
+                    path = (folder.path / "a.dsv3tok").string();
+  const stored_tokenizer stored = trained_on(letters(500, 'a'), deepseek_v3_special_tokens());
+  const auto write = [&](const std::string& file, std::uint32_t sum) {
+    token_file_writer writer{file, 300, sum};
+    writer.add(std::vector<std::int32_t>{1, 2, 3});
+    writer.commit();
+  };
+  const auto refused = [&](const std::vector<std::string>& paths, const token_source& source) {
+    return raised([&] { training_data{paths, 0.1, source}; });
+  };
+  write(path, stored.sum);
+  CHECK(refused({path, text}, {.tokenizer = stored, .vocab = 300}) ==
+        "data: files of tokens and text found together, expected one of them");
+  CHECK(refused({path}, {.vocab = 300}) ==
+        path + " holds the tokens of a tokenizer: expected that tokenizer to be given");
+  CHECK(refused({path}, {.tokenizer = stored, .vocab = 299}) ==
+        "the tokenizer has ids up to 299, the model's vocab_size is 299, expected at least 300");
+  CHECK(
+      refused({path}, {.tokenizer = stored, .vocab = 300, .fim = {0.1, 1}})
+          .starts_with("data: " + path + " holds tokens, whose documents cannot be told otherwise any more"));
+  CHECK(refused({path}, {.tokenizer = stored, .vocab = 300}).empty());
+  write(path, 5);
+  CHECK(refused({path}, {.tokenizer = stored, .vocab = 300}) ==
+        path + " was packed with the tokenizer of checksum 5, expected the given tokenizer, of checksum " +
+            std::to_string(stored.sum));
+  write((folder.path / "a.bin").string(), 0);
+  CHECK(refused({(folder.path / "a.bin").string()}, {}).ends_with("expected that tokenizer to be given"));
+  CHECK(refused({(folder.path / "a.bin").string()}, {.tokenizer = stored, .vocab = 300}).empty());
+
+  CHECK(token_source{.vocab = 257}.check().message().starts_with("vocab_size is 257"));
+  CHECK(token_source{.vocab = 258, .fim = {0.1, 1}}.check().message().starts_with(
+      "the tokenizer has no tokens for fill-in-the-middle"));
+  const stored_tokenizer without = trained_on("abc", {"<pad>"});
+  CHECK(token_source{.tokenizer = without, .vocab = 300}.check().message().starts_with(
+      "the tokenizer has no token that ends a document"));
 }

@@ -146,6 +146,7 @@ inline json progress_json(const training_progress& p) {
           {"data_position", p.data_position},
           {"data_length", p.data_length},
           {"data_sum", p.data_sum},
+          {"tokenizer_sum", p.tokenizer_sum},
           {"updates", p.updates},
           {"skipped", p.skipped},
           {"skipped_in_row", p.skipped_in_row}};
@@ -163,6 +164,7 @@ inline training_progress read_progress(json_fields fields) {
   p.data_position = fields.integer("data_position", not_negative);
   p.data_length = fields.integer("data_length", not_negative);
   p.data_sum = static_cast<std::uint32_t>(fields.integer("data_sum", {0, 0xFFFFFFFF}));
+  p.tokenizer_sum = static_cast<std::uint32_t>(fields.integer("tokenizer_sum", {0, 0xFFFFFFFF}, 0));
   p.updates = fields.integer("updates", not_negative);
   p.skipped = fields.integer("skipped", not_negative);
   p.skipped_in_row = fields.integer("skipped_in_row", not_negative);
@@ -282,11 +284,11 @@ inline bool has_checkpoint(const std::string& run) {
 }
 
 /// Writes <run>/step-N and moves the pointer to it; removes what earlier runs left unfinished and all but the
-/// newest `kept` checkpoints. Whatever ends it early, the checkpoints before stay as they are. Answers the
-/// folder.
+/// newest `kept` checkpoints. Whatever ends it early, the checkpoints before stay as they are. `tokenizer`,
+/// if not empty, is the text of the tokenizer.json beside the weights. Answers the folder.
 template <precision P, layout_policy L>
 std::string save_checkpoint(const std::string& run, training_state<P, L>& state, index_t kept = 2,
-                            std::uint64_t max_shard_bytes = 5'000'000'000) {
+                            std::string_view tokenizer = {}, std::uint64_t max_shard_bytes = 5'000'000'000) {
   const std::string name = detail::step_name(state.progress.step);
   detail::remove_unfinished(run);
   detail::unfinished_folder folder{run, name};
@@ -303,6 +305,10 @@ std::string save_checkpoint(const std::string& run, training_state<P, L>& state,
       state, [&](const std::string& tensor, const auto& values) { writer.append(tensor, values); });
   writer.commit();
   manifest.files.insert(manifest.files.end(), writer.files().begin(), writer.files().end());
+  if (!tokenizer.empty()) {
+    write_file(detail::join(folder.path(), "tokenizer.json"), tokenizer);
+    manifest.files.push_back({"tokenizer.json", tokenizer.size(), crc32c_of(tokenizer)});
+  }
   write_file(detail::join(folder.path(), detail::manifest_name), manifest.text());
   folder.publish();
   write_file(detail::join(run, detail::pointer_name), name + "\n");
