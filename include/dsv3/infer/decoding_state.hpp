@@ -77,10 +77,33 @@ class decoding_state {
     const auto slot = static_cast<index_t>(found - open_.begin());
     decoding_sequence s{.tokens = std::move(prompt), .sampling = sampling, .seed = seed};
     s.prompt_tokens = static_cast<index_t>(s.tokens.size());
-    share_prefix(s);
     slots_[at(slot)] = std::move(s);
     open_[at(slot)] = true;
+    share_prefix(slot);
     return slot;
+  }
+
+  /// Looks again for rows to share, before a sequence has any of its own. Returns how many were found.
+  index_t share_prefix(index_t slot) {
+    decoding_sequence& s = opened(slot);
+    if (s.cached > 0) return 0;
+    const decoding_sequence* best = nullptr;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      if (!open_[i]) continue;
+      const decoding_sequence& other = slots_[i];
+      const auto end =
+          std::mismatch(s.tokens.begin(), s.tokens.end(), other.tokens.begin(), other.tokens.end());
+      index_t rows = static_cast<index_t>(end.first - s.tokens.begin());
+      // Row i of the MTP module holds token i + 1 too, so with drafts one more token must be the same.
+      if (config_.drafts) rows = std::min(rows - 1, other.drafted);
+      rows = std::min({rows, other.cached, static_cast<index_t>(s.tokens.size()) - 1});
+      if (rows > s.cached) s.cached = rows, best = &other;
+    }
+    if (best == nullptr) return 0;
+    if (config_.drafts) s.drafted = s.cached;
+    s.pages.assign(best->pages.begin(), best->pages.begin() + pages_of(s.cached));
+    for (const std::int32_t page : s.pages) pool_.share(page);
+    return s.cached;
   }
 
   /// Ends a sequence; pages that nobody else holds are free again.
@@ -153,25 +176,6 @@ class decoding_state {
   decoding_sequence& opened(index_t slot) {
     if (!is_open(slot)) raise("decoding state: sequence " + std::to_string(slot) + " is not open");
     return slots_[at(slot)];
-  }
-
-  // Row i of the MTP module holds token i + 1 too, so with drafts one more token must be the same.
-  void share_prefix(decoding_sequence& s) {
-    const decoding_sequence* best = nullptr;
-    for (std::size_t i = 0; i < slots_.size(); ++i) {
-      if (!open_[i]) continue;
-      const decoding_sequence& other = slots_[i];
-      const auto end =
-          std::mismatch(s.tokens.begin(), s.tokens.end(), other.tokens.begin(), other.tokens.end());
-      index_t rows = static_cast<index_t>(end.first - s.tokens.begin());
-      if (config_.drafts) rows = std::min(rows - 1, other.drafted);
-      rows = std::min({rows, other.cached, static_cast<index_t>(s.tokens.size()) - 1});
-      if (rows > s.cached) s.cached = rows, best = &other;
-    }
-    if (best == nullptr) return;
-    if (config_.drafts) s.drafted = s.cached;
-    s.pages.assign(best->pages.begin(), best->pages.begin() + pages_of(s.cached));
-    for (const std::int32_t page : s.pages) pool_.share(page);
   }
 
   // Replaces a shared page by a copy of its first `rows` rows in every block.

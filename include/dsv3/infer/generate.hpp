@@ -158,6 +158,7 @@ class generator {
   template <class Ctx>
   void read_prompt(Ctx& ctx, index_t slot, std::vector<generation_event>& events) {
     const stopwatch clock{counts_.prompt_seconds};
+    counts_.shared_tokens += state_.share_prefix(slot);  // of one that was read since
     const index_t before = tokens_of(slot), cached = state_[slot].cached;
     at(slot).prompt_read = decoder_.prefill(ctx, state_, slot);
     counts_.prompt_tokens += state_[slot].cached - cached;
