@@ -63,6 +63,33 @@ BENCHMARK_TEMPLATE(gemm, bf16_mixed, pass::weights, square)->Apply(support::on_t
 BENCHMARK_TEMPLATE(gemm, bf16_mixed, pass::forward, v3_queries)->Apply(support::on_threads);
 BENCHMARK_TEMPLATE(gemm, fp64_reference, pass::forward, square)->Apply(support::on_threads);
 
+/// As many tokens as decoding has at once: the limit is reading the weights.
+template <class P, index_t In, index_t Out>
+void few_tokens(benchmark::State& state) {
+  using op = dsv3::op::gemm<P>;
+  const int threads = static_cast<int>(state.range(0));
+  const index_t tokens = state.range(1);
+  support::tensor<activation<P>> x(tokens, In), y(tokens, Out);
+  support::tensor<weight<P>> w(Out, In);
+  x.normal(1), w.normal(2);
+  const auto work = [&](auto& ctx) { op::forward(ctx, {.x = x, .w = w, .y = y}); };
+  host_memory memory;
+  cpu_context<> ctx{.threads = threads};
+  ctx.scratch = scratch_arena{memory, measure(ctx, work)};
+  for (auto _ : state) work(ctx);
+  support::count_flops(state, 2.0 * static_cast<double>(tokens * In * Out), threads);
+  support::count_bytes(state, static_cast<double>(w.bytes()), threads);
+}
+void tokens_and_threads(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"threads", "tokens"})->ArgsProduct({{1, 2}, {1, 2, 4, 8, 16}})->UseRealTime();
+}
+BENCHMARK_TEMPLATE(few_tokens, fp32, mini.hidden, mini.hidden)->Apply(tokens_and_threads);
+BENCHMARK_TEMPLATE(few_tokens, fp32, mini.hidden, mini.vocab)->Apply(tokens_and_threads);
+BENCHMARK_TEMPLATE(few_tokens, fp32, support::deepseek_v3.hidden, 4096)->Apply(tokens_and_threads);
+BENCHMARK_TEMPLATE(few_tokens, bf16_mixed, mini.hidden, mini.hidden)->Apply(tokens_and_threads);
+BENCHMARK_TEMPLATE(few_tokens, bf16_mixed, mini.hidden, mini.vocab)->Apply(tokens_and_threads);
+BENCHMARK_TEMPLATE(few_tokens, bf16_mixed, support::deepseek_v3.hidden, 4096)->Apply(tokens_and_threads);
+
 /// The loop that products run in where there is no BLAS, one product on one thread.
 void own_loop(benchmark::State& state) {
   support::tensor<float> a(square.tokens, square.in), b(square.out, square.in), c(square.tokens, square.out);

@@ -74,6 +74,33 @@ BENCHMARK_TEMPLATE(grouped_gemm, fp32, pass::weights, load::crowded)->Apply(supp
 BENCHMARK_TEMPLATE(grouped_gemm, bf16_mixed, pass::forward, load::even)->Apply(support::on_threads);
 BENCHMARK_TEMPLATE(grouped_gemm, bf16_mixed, pass::weights, load::even)->Apply(support::on_threads);
 
+/// One token's experts, one row each, spread over all: the limit is reading their weights.
+template <class P>
+void one_token(benchmark::State& state) {
+  const int threads = static_cast<int>(state.range(0));
+  constexpr index_t in = mini.hidden, out = mini.expert_inner;
+  support::tensor<activation<P>> x(mini.top_k, in), y(mini.top_k, out);
+  support::tensor<weight<P>, 3> w(mini.experts, out, in);
+  x.normal(1), w.normal(2);
+  std::vector<std::int32_t> counts(mini.experts), offsets{0};
+  for (index_t e = 0; e < mini.experts; ++e) {
+    counts[static_cast<std::size_t>(e)] = e * mini.top_k % mini.experts < mini.top_k ? 1 : 0;
+    offsets.push_back(offsets.back() + counts[static_cast<std::size_t>(e)]);
+  }
+  const view<const std::int32_t, 1> starts{offsets.data(), mini.experts + 1},
+      rows_of{counts.data(), mini.experts};
+  const auto work = [&](auto& ctx) {
+    dsv3::op::grouped_gemm<P>::forward(ctx, {.x = {x, starts, rows_of}, .w = w, .y = {y, starts, rows_of}});
+  };
+  host_memory memory;
+  cpu_context<> ctx{.threads = threads};
+  ctx.scratch = scratch_arena{memory, measure(ctx, work)};
+  for (auto _ : state) work(ctx);
+  support::count_bytes(state, static_cast<double>(mini.top_k * in * out) * sizeof(weight<P>), threads);
+}
+BENCHMARK_TEMPLATE(one_token, fp32)->Apply(support::on_threads);
+BENCHMARK_TEMPLATE(one_token, bf16_mixed)->Apply(support::on_threads);
+
 }  // namespace
 
 BENCHMARK_MAIN();

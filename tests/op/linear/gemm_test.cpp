@@ -11,6 +11,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 using namespace dsv3;
@@ -22,9 +23,10 @@ struct shape_case {
   index_t tokens, in, out;
 };
 // Empty extents, single elements, odd sizes, and more than one tile and panel in each direction.
-constexpr shape_case shapes[] = {{0, 5, 4},    {3, 0, 4},    {3, 5, 0},      {1, 1, 1},    {1, 300, 7},
-                                 {5, 7, 1},    {7, 3, 5},    {33, 65, 129},  {64, 64, 64}, {300, 35, 70},
-                                 {40, 600, 9}, {9, 40, 600}, {270, 300, 530}};
+constexpr shape_case shapes[] = {{0, 5, 4},     {3, 0, 4},    {3, 5, 0},     {1, 1, 1},
+                                 {1, 300, 7},   {5, 7, 1},    {7, 3, 5},     {8, 70, 50},
+                                 {16, 33, 21},  {17, 31, 64}, {33, 65, 129}, {64, 64, 64},
+                                 {300, 35, 70}, {40, 600, 9}, {9, 40, 600},  {270, 300, 530}};
 
 /// All tensors of one linear layer, inputs filled, outputs poisoned, gradients of weights zero.
 template <class P, class Output = activation<P>>
@@ -143,6 +145,32 @@ TEST_CASE_TEMPLATE("gemm writes activation gradients and adds weight gradients",
   auto twice = guarded<gradient<P>>(dw).values();
   for (double& value : twice) value *= 2;
   CHECK(support::worst_row(f.dw.values(), twice, 90) <= support::tolerance<P>::row);
+}
+
+TEST_CASE_TEMPLATE("gemm gives each of a few tokens the same bits whichever come with it", P, fp64_reference,
+                   fp32, bf16_mixed) {
+  fixture<P> alone({16, 701, 259}, 3), together = alone;
+  for (const store into : {store::write, store::add}) {
+    const auto forward = [into](fixture<P>& f, int threads, index_t begin, index_t end) {
+      f.y.fill([](index_t) { return 0.125; });
+      support::run(threads, [&](auto& ctx) {
+        fixture<P>::op::forward(
+            ctx, {.x = f.x.get().rows(begin, end), .w = f.w, .y = f.y.get().rows(begin, end), .into = into});
+      });
+    };
+    for (const index_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16})
+      for (const int threads : {1, 2, 3}) {
+        CAPTURE(tokens);
+        CAPTURE(threads);
+        forward(together, threads, 0, tokens);
+        for (const index_t t : {index_t{0}, tokens / 2, tokens - 1}) {
+          forward(alone, 1, t, t + 1);
+          CHECK(std::memcmp(alone.y.get()[t].data(), together.y.get()[t].data(),
+                            259 * sizeof(activation<P>)) == 0);
+        }
+      }
+    CHECK(together.intact());
+  }
 }
 
 TEST_CASE_TEMPLATE("gemm repeats its bits", P, fp64_reference, fp32, bf16_mixed) {

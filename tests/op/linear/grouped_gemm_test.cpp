@@ -10,6 +10,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 using namespace dsv3;
@@ -208,6 +209,28 @@ TEST_CASE_TEMPLATE("grouped_gemm writes activation gradients and adds weight gra
   CHECK(f.y.same_bits(y));
   CHECK(f.dx.same_bits(dx));
   CHECK(support::worst_row(f.dw.values(), twice, 40) <= support::tolerance<P>::row);
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm gives each of a few rows the same bits whichever come with it", P,
+                   fp64_reference, fp32, bf16_mixed) {
+  // Row r of an expert against the same row alone with it; the others have other numbers of rows, some many.
+  fixture<P> together({"", {16, 0, 3, 40, 1, 9, 8}}, 301, 83, 3);
+  for (const int threads : {1, 2, 3}) {
+    together.forward(threads);
+    for (const index_t expert : {0, 2, 4, 5, 6})
+      for (index_t r = 0; r < together.counts[static_cast<std::size_t>(expert)]; ++r) {
+        const index_t row = together.offsets[static_cast<std::size_t>(expert)] + r;
+        guarded<activation<P>> y(0, 1, 83);
+        const std::int32_t starts[] = {0, 1}, one[] = {1};
+        const view<const std::int32_t, 1> offsets{starts, 2}, counts{one, 1};
+        support::run(1, [&](auto& ctx) {
+          fixture<P>::op::forward(ctx, {.x = {together.x.get().rows(row, row + 1), offsets, counts},
+                                        .w = together.w.get().rows(expert, expert + 1),
+                                        .y = {y, offsets, counts}});
+        });
+        CHECK(std::memcmp(y.get()[0].data(), together.y.get()[row].data(), 83 * sizeof(activation<P>)) == 0);
+      }
+  }
 }
 
 TEST_CASE_TEMPLATE("grouped_gemm repeats its bits", P, fp64_reference, fp32, bf16_mixed) {

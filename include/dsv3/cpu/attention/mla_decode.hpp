@@ -167,8 +167,8 @@ struct implementation<op::mla_decode<P>, backend::cpu> {
                         scores[r * tile_rows + first - tile + j] = static_cast<acc>(args.scale) * sum;
                       });
       });
-      for (index_t first = 0; first < count; first += cpu::most_rows) {
-        const index_t last = std::min(first + cpu::most_rows, count);
+      for (index_t first = 0; first < count; first += cpu::block_height) {
+        const index_t last = std::min(first + cpu::block_height, count);
         const auto seen_end = [&](index_t r) { return std::clamp(rows.seen(r), tile, tile_end); };
         for (index_t r = first; r < last; ++r) {
           const acc rescale = out.softmax[r].absorb(scores + r * tile_rows, seen_end(r) - tile);

@@ -9,8 +9,8 @@
 
 namespace dsv3::inline DSV3_ABI::cpu {
 
-/// Rows that are multiplied at a time.
-inline constexpr index_t most_rows = 8;
+/// Rows that are multiplied at a time; their sums stay in registers.
+inline constexpr index_t block_height = 8;
 
 namespace detail {
 
@@ -112,16 +112,19 @@ DSV3_FORCE_INLINE void weighted_block(index_t count, const Sum* weights, index_t
 template <class Sum, class W, class Put>
 void dot_rows(index_t rows, index_t outputs, index_t depth, const Sum* x, index_t x_stride, const W* w,
               index_t w_stride, Put&& put) {
-  for (index_t row = 0; row < rows; row += most_rows)
-    detail::with_constant<most_rows>(rows - row, [&]<index_t height>() {
-      constexpr index_t width = detail::beside(height);
-      for (index_t output = 0; output < outputs; output += width)
-        detail::with_constant<width>(outputs - output, [&]<index_t live>() {
-          detail::dot_block<height, live>(
-              depth, x + row * x_stride, x_stride, w + output * w_stride, w_stride,
-              [&](index_t r, index_t o, Sum sum) { put(row + r, output + o, sum); });
-        });
-    });
+  constexpr index_t reread = 32;  // outputs whose w is still in the cache when the next rows come
+  for (index_t first = 0; first < outputs; first += reread)
+    for (index_t row = 0; row < rows; row += block_height)
+      detail::with_constant<block_height>(rows - row, [&]<index_t height>() {
+        constexpr index_t width = detail::beside(height);
+        const index_t last = std::min(first + reread, outputs);
+        for (index_t output = first; output < last; output += width)
+          detail::with_constant<width>(last - output, [&]<index_t live>() {
+            detail::dot_block<height, live>(
+                depth, x + row * x_stride, x_stride, w + output * w_stride, w_stride,
+                [&](index_t r, index_t o, Sum sum) { put(row + r, output + o, sum); });
+          });
+      });
 }
 
 /// to[r][e] = Σ_j weights[r][j] · from[j][e] for r < rows, e < width, j < count, or += where `add`. Addends
@@ -131,8 +134,8 @@ template <class Sum, class W>
 void weighted_rows(index_t rows, index_t count, index_t width, const Sum* weights, index_t weights_stride,
                    const W* from, index_t from_stride, bool add, Sum* to, index_t to_stride) {
   constexpr index_t lanes = vector_lanes<Sum>;
-  for (index_t row = 0; row < rows; row += most_rows)
-    detail::with_constant<most_rows>(rows - row, [&]<index_t height>() {
+  for (index_t row = 0; row < rows; row += block_height)
+    detail::with_constant<block_height>(rows - row, [&]<index_t height>() {
       const auto block = [&]<index_t vectors>(index_t column, index_t live) {
         detail::weighted_block<height, vectors>(count, weights + row * weights_stride, weights_stride,
                                                 from + column, from_stride, live, add,

@@ -3,6 +3,7 @@
 // spread over many experts or crowd on one.
 #pragma once
 
+#include <dsv3/cpu/linear/rowwise.hpp>
 #include <dsv3/cpu/linear/tiles.hpp>
 #include <dsv3/op/linear/grouped_gemm.hpp>
 
@@ -10,11 +11,36 @@
 
 namespace dsv3::inline DSV3_ABI {
 
+/// Forward gives a row the same bits whichever others come with it, as long as its expert has at most
+/// cpu::few_rows.
 template <class P>
 struct implementation<op::grouped_gemm<P>, backend::cpu> {
   using forward_args = typename op::grouped_gemm<P>::forward_args;
   using backward_data_args = typename op::grouped_gemm<P>::backward_data_args;
   using backward_weights_args = typename op::grouped_gemm<P>::backward_weights_args;
+
+  struct forward_panels {
+    accumulator<P>*tiles, *rowwise;
+  };
+
+  // Experts with few rows go row by row, the others in tiles.
+  template <class Ctx>
+  static forward_panels scratch(const Ctx& ctx, scratch_arena& arena, const forward_args& args) {
+    return {.tiles = tiles_of<forward_args>::panels(arena, ctx.threads, most_of(args)),
+            .rowwise = rowwise::panels(arena, ctx.threads, args.w.extent(2))};
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const forward_args& args) {
+    const forward_panels panels = scratch(ctx, ctx.scratch, args);
+    const auto each = [&](index_t expert) { return product_of(args, expert); };
+    const auto in_tiles = [&](index_t expert) {
+      const auto p = each(expert);
+      return rowwise::takes(p) ? p.part({0, 0}, {0, p.n()}) : p;
+    };
+    rowwise::run(ctx.threads, experts_of(args), each, panels.rowwise);
+    tiles_of<forward_args>::run(ctx.threads, experts_of(args), most_of(args), in_tiles, panels.tiles);
+  }
 
   // Counts are data: the panels are those of the largest expert that the extents allow.
   template <class Ctx, class Args>
@@ -63,7 +89,10 @@ struct implementation<op::grouped_gemm<P>, backend::cpu> {
   }
 
   template <class Args>
-  using tiles_of = cpu::tiles<accumulator<P>, decltype(product_of(std::declval<const Args&>(), index_t{0}))>;
+  using product_type = decltype(product_of(std::declval<const Args&>(), index_t{0}));
+  template <class Args>
+  using tiles_of = cpu::tiles<accumulator<P>, product_type<Args>>;
+  using rowwise = cpu::rowwise<accumulator<P>, product_type<forward_args>>;
 };
 
 }  // namespace dsv3::inline DSV3_ABI
