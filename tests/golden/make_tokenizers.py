@@ -11,7 +11,8 @@ import os
 import random
 import sys
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import trainers
 
 LLAMA = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -76,7 +77,10 @@ def trained(size, first, splits, **model):
     words = Tokenizer(models.BPE(**model))
     words.pre_tokenizer = splits
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=first, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=size,
+        special_tokens=first,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     words.train_from_iterator(corpus(), trainer)
     words.decoder = decoders.ByteLevel()
@@ -165,26 +169,34 @@ LAYOUTS = {"deepseek": deepseek, "gpt2": gpt2, "llama": llama, "cased": cased, "
 def texts():
     chance = random.Random(11)
     fixed = [
-        "", " ", "  ", "\n", "\r\n\r\n", "\t \t", "a", "Hello, world!", " leading", "trailing   ", "two  spaces   three",
-        "it's we'll THEY'VE I'm you'd don't CAN'T 'S 'ſ ' s", "1 12 123 1234 12345678901234567890 3.14159 ½ ² ⅷ ٣٤٥ १२३",
+        "", " ", "  ", "\n", "\r\n\r\n", "\t \t", "a", "Hello, world!", " leading", "trailing   ",
+        "two  spaces   three", "it's we'll THEY'VE I'm you'd don't CAN'T 'S 'ſ ' s",
+        "1 12 123 1234 12345678901234567890 3.14159 ½ ² ⅷ ٣٤٥ १२३",
         "今天天气很好，我们去公园散步吧。東京へ行きたいです。カタカナとひらがな。龥龦ｶﾀｶﾅ 한국어 세계",
-        "Привет, мир! Съешь ещё этих мягких французских булок.", "مرحبا بالعالم، هذا نص قصير.", "नमस्ते दुनिया यह छोटा पाठ",
-        "สวัสดีชาวโลก", "👩‍👩‍👧 🏳️‍🌈 👍🏽 😀😀😀 🇩🇪", "e\u0301 \u0301e Å Å \ufb01 ǅ ʰ", "x\u0000y\u0001\u0007\u001b[0m\u007f\u0085\u009f",
-        "a\u00a0b\u2003c\u3000d\u200be\u180ef\u2028g\u2029h\ufeff", "\u202eright\u202c \u2066x\u2069 \ufffd \ufffe \U0010ffff \ue000",
+        "Привет, мир! Съешь ещё этих мягких французских булок.", "مرحبا بالعالم، هذا نص قصير.",
+        "नमस्ते दुनिया यह छोटा पाठ", "สวัสดีชาวโลก", "👩‍👩‍👧 🏳️‍🌈 👍🏽 😀😀😀 🇩🇪", "e\u0301 \u0301e Å Å \ufb01 ǅ ʰ",
+        "x\u0000y\u0001\u0007\u001b[0m\u007f\u0085\u009f",
+        "a\u00a0b\u2003c\u3000d\u200be\u180ef\u2028g\u2029h\ufeff",
+        "\u202eright\u202c \u2066x\u2069 \ufffd \ufffe \U0010ffff \ue000",
         "for (int i = 0; i < n; ++i) { total += values[i] * weights[i]; }  // sum\n\n\n    return total;\n",
         "https://example.org/a?b=c&d=%20#e user@example.org C:\\dir\\file_name-2.txt __init__ --flag $x ^^ `q`",
-        "#hash ##removed###x ...!? (a[b{c<d>}]) ''' \"\"\"", "a\r b\n\rc\n\n \n d \n", "   \n   x\n     \t\n", "A" * 300, "ab" * 200,
-        " " * 100 + "x", "\n" * 50, "-" * 120, "é" * 70 + "😀" * 40, "loremipsum" * 30, "i̇İIı ﬀ ß ẞ ŉ Ǆ", "ⓐⓩ Ⅻ ⁷ ﷺ ꙮ",
+        "#hash ##removed###x ...!? (a[b{c<d>}]) ''' \"\"\"", "a\r b\n\rc\n\n \n d \n", "   \n   x\n     \t\n",
+        "A" * 300, "ab" * 200, " " * 100 + "x", "\n" * 50, "-" * 120, "é" * 70 + "😀" * 40, "loremipsum" * 30,
+        "i̇İIı ﬀ ß ẞ ŉ Ǆ", "ⓐⓩ Ⅻ ⁷ ﷺ ꙮ",
         "\U00011f02\U00016d40\U0001e4f0 \U00031350 \U0002ebf0 \u1c89\ua7cb \U0001fae8 \u1b4e \u0897",
     ]
-    names = ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<think>", "</think>", "<｜place▁holder▁no▁1｜>", "<｜place▁holder▁no▁11｜>",
-             "<|endoftext|>", "<mask>", "<sep>", "loka", "été", "<|begin_of_text|>", "<|reserved_special_token_1|>",
-             "<s>", "</s>", "<", "<｜", "｜>"]
+    names = [
+        "<｜begin▁of▁sentence｜>", "<｜User｜>", "<think>", "</think>", "<｜place▁holder▁no▁1｜>",
+        "<｜place▁holder▁no▁11｜>", "<|endoftext|>", "<mask>", "<sep>", "loka", "été", "<|begin_of_text|>",
+        "<|reserved_special_token_1|>", "<s>", "</s>", "<", "<｜", "｜>",
+    ]
     for name in names:
-        fixed += [name, f"a {name} b", f"a{name}b", f"x  {name}  \n y", f"{name}{name} {name}é", f"_{name}1 {name}\u0301"]
+        fixed += [name, f"a {name} b", f"a{name}b", f"x  {name}  \n y"]
+        fixed += [f"{name}{name} {name}é", f"_{name}1 {name}\u0301"]
     alphabet = [chr(c) for c in range(0x250)] + list(" \n\t'0123456789" * 12)
     alphabet += [chr(c) for c in list(range(0x370, 0x600)) + list(range(0x900, 0x980)) + list(range(0x2000, 0x2100))]
-    alphabet += [chr(c) for c in list(range(0x3000, 0x3100)) + list(range(0x4e00, 0x4f00)) + list(range(0x1f600, 0x1f650))]
+    for low, high in ((0x3000, 0x3100), (0x4E00, 0x4F00), (0x1F600, 0x1F650)):
+        alphabet += [chr(c) for c in range(low, high)]
     for length in (3, 8, 20, 60):
         fixed += ["".join(chance.choice(alphabet) for _ in range(length)) for _ in range(20)]
     fixed += ["".join(chance.choice(corpus_lines) for _ in range(2)) for _ in range(20)]
