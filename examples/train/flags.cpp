@@ -113,6 +113,10 @@ flags::flags(CLI::App& app) : app_(app) {
                whole_number(0, many)));
   files(option("--eval-rows", s_.eval_rows, "Rows of held-out text an evaluation reads at most",
                whole_number(1, many)));
+  files(option(
+      "--eval-draft", s_.eval_draft,
+      "Tokens that the MTP module drafts per step when an evaluation goes on from held-out text; 0: none",
+      whole_number(0, 16)));
   files(option("--print-every", s_.print_every, "Steps between lines where output is no terminal",
                whole_number(1, many)));
   files(option("--load-every", s_.load_every, "Steps between log rows with the load of every expert",
@@ -232,10 +236,12 @@ std::vector<std::string> flags::own_text() {
   if (!std::filesystem::exists(source / "include" / "dsv3", unreadable))
     throw support::usage_error("--data is not given and the source folder " + source.string() +
                                " is gone: name files or folders of text");
-  for (const char* part : {"README.md", "docs", "include", "examples", "tests", "bench"}) {
+  for (const char* part : {"README.md", "docs", "include", "examples", "bench"}) {
     const std::filesystem::path path = source / part;
     if (std::filesystem::exists(path, unreadable)) paths.push_back(path.string());
   }
+  for (const auto& part : std::filesystem::directory_iterator(source / "tests", unreadable))
+    if (part.path().filename() != "data") paths.push_back(part.path().string());  // vocabularies are no text
   return paths;
 }
 

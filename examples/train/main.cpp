@@ -30,6 +30,12 @@ const trainer_kind& kind_of(const std::string& precision) {
   return precision == "fp64" ? fp64_trainer : fp32_trainer;
 }
 
+std::string percent(double share) {
+  char text[16];
+  std::snprintf(text, sizeof text, "%.1f %%", 100 * share);
+  return text;
+}
+
 double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 void print_plan(const run_settings& settings, const dsv3::training_data& data) {
@@ -73,6 +79,11 @@ int train(const run_settings& settings, const dsv3::training_data& data) {
     screen.say("step %lld  held-out text: cross entropy %.4f nats per %s, MTP %.4f",
                static_cast<long long>(progress.step), found.ce,
                settings.source.tokenizer.bytes() ? "byte" : "token", found.mtp);
+    if (found.drafts.accepted.empty()) return;
+    std::string rates;
+    for (const double rate : found.drafts.accepted) rates += (rates.empty() ? "" : ", then ") + percent(rate);
+    screen.say("step %lld  drafts accepted: %s; %.2f tokens per decoding step",
+               static_cast<long long>(progress.step), rates.c_str(), found.drafts.tokens_per_step);
   };
   index_t saved = settings.resume.empty() ? -1 : first;
   const auto save = [&] {

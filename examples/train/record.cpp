@@ -85,13 +85,26 @@ void run_record::add(const step_record& step, const dsv3::training_progress& pro
 }
 
 void run_record::add(const evaluation& found, const dsv3::training_progress& progress) {
-  files_->log.append(dsv3::json_row{}
-                         .add("step", progress.step)
-                         .add("tokens", progress.tokens)
-                         .add("eval_ce", found.ce)
-                         .add("eval_mtp", found.mtp)
-                         .add("eval_rows", found.rows));
-  files_->events.append(progress.step, {{"eval/ce", found.ce}, {"eval/mtp", found.mtp}});
+  dsv3::json_row row;
+  row.add("step", progress.step)
+      .add("tokens", progress.tokens)
+      .add("eval_ce", found.ce)
+      .add("eval_mtp", found.mtp)
+      .add("eval_rows", found.rows);
+  std::vector<std::pair<std::string, double>> named{{"eval/ce", found.ce}, {"eval/mtp", found.mtp}};
+  const draft_record& drafts = found.drafts;
+  for (std::size_t depth = 0; depth < drafts.accepted.size(); ++depth) {
+    const std::string number = std::to_string(depth + 1);
+    row.add("drafts_accepted_" + number, drafts.accepted[depth]);
+    named.emplace_back("eval/drafts_accepted_" + number, drafts.accepted[depth]);
+  }
+  if (!drafts.accepted.empty()) {
+    row.add("tokens_per_decode_step", drafts.tokens_per_step);
+    named.emplace_back("eval/tokens_per_decode_step", drafts.tokens_per_step);
+  }
+  files_->log.append(row);
+  const std::vector<dsv3::scalar> scalars(named.begin(), named.end());
+  files_->events.append(progress.step, scalars);
 }
 
 std::string run_record::draw_report() const {

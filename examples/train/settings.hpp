@@ -40,6 +40,8 @@ struct run_settings {
 
   index_t save_every = 200, checkpoints_kept = 2;
   index_t eval_every = 100, eval_rows = 256;
+  index_t eval_draft =
+      2;  // tokens that the MTP module proposes per step when held-out text goes on; 0: not tried
   index_t print_every = 10, load_every = 10;
   std::string prompt = "The ";
   index_t sample_bytes = 300;

@@ -24,10 +24,18 @@ struct step_record {
   std::vector<std::vector<std::int64_t>> load;  // [router][expert]
 };
 
+/// What became of the MTP module's drafts when the model went on from beginnings of held-out rows.
+struct draft_record {
+  std::vector<double> accepted;  // by depth: share of the drafts that were judged
+  double tokens_per_step = 0;    // of the main model
+};
+inline constexpr index_t draft_prompts = 8, draft_prompt_tokens = 64, draft_answer_tokens = 48;
+
 /// Means over the held-out rows.
 struct evaluation {
   double ce = 0, mtp = 0;
   index_t rows = 0;
+  draft_record drafts = {};
 };
 
 class trainer {

@@ -2,14 +2,15 @@
 // The trainer of one precision; included by one source file for each.
 #pragma once
 
-#include "sampler.hpp"
 #include "state_files.hpp"
+#include "text_decoder.hpp"
 #include "trainer.hpp"
 
 #include <dsv3/cpu.hpp>
 #include <dsv3/exec/counting_memory.hpp>
 
 #include <chrono>
+#include <optional>
 #include <utility>
 
 namespace dsv3_train {
@@ -102,14 +103,12 @@ class trainer_of final : public trainer {
       result.ce += report.ce * static_cast<double>(live) / static_cast<double>(total);
       result.mtp += report.mtp * static_cast<double>(live) / static_cast<double>(total);
     }
+    if (settings_.eval_draft > 0 && settings_.model.mtp_depth > 0) result.drafts = drafts();
     return result;
   }
 
   std::string sample(const std::string& prompt, index_t bytes, double temperature) override {
-    const index_t window = std::min<index_t>(settings_.shape.length, 128);
-    sampler<P, layout> from{memory_, settings_.model,  state_.weights, state_.routing.bias,
-                            window,  settings_.threads};
-    return from.draw(settings_.source.tokenizer.words, prompt, bytes, temperature, settings_.seed);
+    return decoder().sample(settings_.source.tokenizer.words, prompt, bytes, temperature, settings_.seed);
   }
 
   void save() override {
@@ -144,6 +143,28 @@ class trainer_of final : public trainer {
 
  private:
   index_t ahead() const { return 1 + settings_.model.mtp_depth; }
+
+  // Made when it is first needed: not every run evaluates or samples.
+  text_decoder<P, layout>& decoder() {
+    if (!decoder_) decoder_.emplace(memory_, settings_, state_.weights, state_.routing.bias);
+    return *decoder_;
+  }
+
+  // Answers to beginnings of the first held-out rows.
+  draft_record drafts() {
+    const index_t longest = std::min(settings_.shape.length, settings_.model.max_positions);
+    const index_t given = std::min(draft_prompt_tokens, (longest + 1) / 2);
+    std::vector<std::int32_t> row(static_cast<std::size_t>(settings_.shape.length + ahead()));
+    std::vector<std::vector<std::int32_t>> prompts;
+    held_out_.seek({});
+    for (index_t i = 0; i < std::min(held_out_.rows(), draft_prompts); ++i) {
+      held_out_.next(dsv3::view{row.data(), static_cast<index_t>(row.size())});
+      prompts.emplace_back(row.begin(), row.begin() + given);
+    }
+    if (prompts.empty()) return {};
+    return decoder().drafts(prompts, std::min(draft_answer_tokens, longest - given));
+  }
+
   static double seconds_since(std::chrono::steady_clock::time_point begin) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
@@ -155,6 +176,7 @@ class trainer_of final : public trainer {
   dsv3::row_reader training_, held_out_;
   std::uint32_t data_sum_;
   dsv3::cpu_context<> ctx_;
+  std::optional<text_decoder<P, layout>> decoder_;
   dsv3::solo communicator_;
   dsv3::step_options options_;
 };

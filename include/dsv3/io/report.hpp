@@ -119,6 +119,14 @@ inline std::string scalar_plots(const run_history& run) {
   held_out.marked = held_out_mtp.marked = true;
   std::string out = plot_of({.title = "Cross entropy", .x_label = "step", .y_label = "nats per token"},
                             {run.series("ce", "main"), run.series("mtp", "MTP"), held_out, held_out_mtp});
+  std::vector<plot_series> accepted;
+  for (int depth = 1; depth <= 16; ++depth) {
+    accepted.push_back(
+        run.series("drafts_accepted_" + std::to_string(depth), "depth " + std::to_string(depth)));
+    accepted.back().marked = true;
+  }
+  out += plot_of({.title = "Drafts accepted", .x_label = "step", .y_label = "share of the judged ones"},
+                 std::move(accepted));
   struct single {
     const char *key, *title, *unit;
   };
