@@ -236,12 +236,14 @@ std::vector<std::string> flags::own_text() {
   if (!std::filesystem::exists(source / "include" / "dsv3", unreadable))
     throw support::usage_error("--data is not given and the source folder " + source.string() +
                                " is gone: name files or folders of text");
-  for (const char* part : {"README.md", "docs", "include", "examples", "bench"}) {
-    const std::filesystem::path path = source / part;
+  const auto add = [&](const std::filesystem::path& path) {
     if (std::filesystem::exists(path, unreadable)) paths.push_back(path.string());
-  }
-  for (const auto& part : std::filesystem::directory_iterator(source / "tests", unreadable))
-    if (part.path().filename() != "data") paths.push_back(part.path().string());  // vocabularies are no text
+  };
+  for (const char* part : {"README.md", "include", "examples", "bench"}) add(source / part);
+  for (const char* part : {"docs", "tests"})  // but for what is no text to read
+    for (const auto& entry : std::filesystem::directory_iterator(source / part, unreadable))
+      if (const auto name = entry.path().filename(); name != "figures" && name != "data" && name != "fuzz")
+        add(entry.path());
   return paths;
 }
 
