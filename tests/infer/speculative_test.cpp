@@ -213,21 +213,34 @@ TEST_CASE("a step of few sequences over many rows finds its scratch") {
   // Fewer sequences than threads: their keys are shared among the threads, and every share needs a sum.
   using P = fp64_reference;
   model_config config = support::small_model();
-  config.max_positions = 2048;
+  config.max_positions = 4096;
   support::decoding_model<P> model{config};
-  support::decoding_setup<P> setup{model, {.sequences = 9, .longest = 2000}, {.prefill_tokens = 1}, 4};
+  support::decoding_setup<P> setup{model,
+                                   {.sequences = 17, .longest = 4096},
+                                   {.prefill_tokens = 1, .prefill_form = attention_form::absorbed},
+                                   8};
   const auto rows = setup.state.cache().rows;
   std::fill_n(rows.data(), rows.size(), 0.0);
   std::vector<index_t> slots;
-  for (std::uint64_t i = 0; i < 9; ++i) {
+  for (std::uint64_t i = 0; i < 17; ++i) {
     slots.push_back(setup.state.open({1}));
     decoding_sequence& s = setup.state[slots.back()];
-    s.tokens = random_tokens(1981, i), s.cached = 1980;
+    s.tokens = random_tokens(4001, i), s.cached = 4000;
     setup.state.reserve(setup.ctx, slots.back(), 0, s.cached);
   }
-  for (std::size_t count = 9; count > 0; --count) {
+  for (std::size_t count = 16; count > 0; count -= 2) {
     CAPTURE(count);
     CHECK_NOTHROW(setup.decoder.verify(setup.ctx, setup.state, {slots.data(), count}));
+  }
+}
+
+TEST_CASE("only the first ids may follow, whatever the prompt has") {
+  support::decoding_model<fp64_reference> model{support::small_model()};
+  for (const index_t drafts : {0, 2}) {
+    support::decoding_setup<fp64_reference> setup{
+        model, {.sequences = 1, .longest = 60}, {.draft_length = drafts, .vocab = 5}};
+    const auto found = setup.generate({23, 1, 17}, 50, {.temperature = 2, .repetition_penalty = 1.2}, 3);
+    CHECK(*std::max_element(found.begin() + 3, found.end()) == 4);
   }
 }
 
@@ -239,6 +252,7 @@ TEST_CASE("refusals") {
   };
   CHECK(make({.draft_length = -1}) ==
         "decoder: draft_length -1 and prefill_tokens 256, expected at least 0 and 1");
+  CHECK(make({.vocab = 25}) == "decoder: vocab is 25, the model has 24 tokens");
   CHECK(make({.prefill_tokens = 0}) ==
         "decoder: draft_length 0 and prefill_tokens 0, expected at least 0 and 1");
   setup_type plain{model, {.sequences = 1, .longest = 8}};

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <numeric>
 #include <span>
 #include <string>
@@ -327,11 +328,13 @@ class speculative_decoder {
     const auto count = static_cast<index_t>(rows.size());
     std::vector<sampling_options> options;
     std::vector<std::int32_t> seen, seen_offsets{0};
+    // An id of a prompt need not be one that may follow.
+    const auto may_follow = [this](std::int32_t id) { return id < buffers_.config.vocab; };
     for (const prediction& row : rows) {
       const decoding_sequence& s = *row.sequence;
       options.push_back(s.sampling);
       if (s.sampling.repetition_penalty != 1) {
-        seen.insert(seen.end(), s.tokens.begin(), s.tokens.end());
+        std::copy_if(s.tokens.begin(), s.tokens.end(), std::back_inserter(seen), may_follow);
         seen.insert(seen.end(), s.drafts.begin(), s.drafts.begin() + row.drafts_before);
       }
       seen_offsets.push_back(static_cast<std::int32_t>(seen.size()));
