@@ -7,10 +7,10 @@
 # where that is possible without asking (apt-get, as root or with a sudo that wants no password). Otherwise the exact
 # package list is printed and the shell ends with exit code 2.
 
-# A header counts as present when the compiler finds it.
+# A header counts as present when the compiler finds it; pcre2.h wants to be told how wide a character is.
 package_part_present() {
   case $1 in
-    *.h | *.hpp) printf '#include <%s>\n' "$1" | ${CXX:-g++} -std=c++20 -E -x c++ - > /dev/null 2>&1 ;;
+    *.h | *.hpp) printf '#define PCRE2_CODE_UNIT_WIDTH 8\n#include <%s>\n' "$1" | ${CXX:-g++} -std=c++20 -E -x c++ - > /dev/null 2>&1 ;;
     *) command -v "$1" > /dev/null 2>&1 ;;
   esac
 }

@@ -12,7 +12,7 @@ available() {
     dsv3/text.hpp | dsv3/text/*) needed=pcre2.h ;;
     *) return 0 ;;
   esac
-  printf '#include <%s>\n' "$needed" | $CXX -E -x c++ - > /dev/null 2>&1
+  printf '#define PCRE2_CODE_UNIT_WIDTH 8\n#include <%s>\n' "$needed" | $CXX -E -x c++ - > /dev/null 2>&1
 }
 
 compile() {
