@@ -2,9 +2,10 @@
 // The state of a training run on disk: written whole or not at all, found again after any kind of end.
 //
 //   <run>/latest                     name of the newest checkpoint; moved last
-//   <run>/step-00000200/             config.json, model.safetensors: what any reader of models reads
+//   <run>/step-00000200/             config.json, model.safetensors, tokenizer.json: what readers read
 //                                    state.safetensors: masters that are wider than the weights, moments,
-//                                    routing state.json: progress, and size and checksum of every file
+//                                    routing
+//                                    state.json: progress, and size and checksum of every file
 //   <run>/step-00000400.tmp-4711/    being written, or left by a run that was killed
 #pragma once
 
