@@ -33,6 +33,8 @@ DSV3_FORCE_INLINE void dot_block(index_t depth, const Sum* x, index_t x_stride, 
                                  Put&& put) {
   constexpr index_t lanes = vector_lanes<Sum>;
   vector<Sum> sums[rows * outputs] = {};
+  // Rows are short for the processor to notice that they follow one another: it is told.
+  const index_t ahead = std::max(outputs * w_stride, index_t{8192 / sizeof(W)});
   const auto add = [&](auto&& load_x, auto&& load_w) {
     vector<Sum> loaded[outputs];
     DSV3_UNROLL
@@ -45,9 +47,12 @@ DSV3_FORCE_INLINE void dot_block(index_t depth, const Sum* x, index_t x_stride, 
     }
   };
   index_t i = 0;
-  for (; i + lanes <= depth; i += lanes)
+  for (; i + lanes <= depth; i += lanes) {
+    DSV3_UNROLL
+    for (index_t o = 0; o < outputs; ++o) __builtin_prefetch(w + o * w_stride + i + ahead, 0, 2);
     add([&](const Sum* at) { return load_vector<Sum>(at + i); },
         [&](const W* at) { return load_vector<Sum>(at + i); });
+  }
   if (i < depth)
     add([&](const Sum* at) { return load_part<Sum>(at + i, depth - i); },
         [&](const W* at) { return load_part<Sum>(at + i, depth - i); });
