@@ -62,12 +62,16 @@ inline dsv3::model_config eight_token_model() {
 template <dsv3::precision P>
 void teach_drafts(decoding_model<P>& m, double certainty) {
   const dsv3::index_t hidden = m.config.hidden;
-  for (dsv3::index_t i = 0; i < m.weights.embedding.size(); ++i)
-    m.weights.embedding.data()[i] *= static_cast<dsv3::weight<P>>(certainty);
+  const auto scaled = [](dsv3::weight<P> w, double factor) {
+    return dsv3::weight<P>(static_cast<float>(factor * static_cast<double>(w)));
+  };
+  const auto& embedding = m.weights.embedding;
+  for (dsv3::index_t i = 0; i < embedding.size(); ++i)
+    embedding.data()[i] = scaled(embedding.data()[i], certainty);
   const auto& mtp = m.weights.mtp.front();
   for (dsv3::index_t i = 0; i < hidden; ++i) {
     for (dsv3::index_t j = 0; j < 2 * hidden; ++j)
-      mtp.w_eh(i, j) = static_cast<dsv3::weight<P>>(i == j ? certainty : 0.1 * mtp.w_eh(i, j));
+      mtp.w_eh(i, j) = i == j ? scaled(dsv3::weight<P>(1.0f), certainty) : scaled(mtp.w_eh(i, j), 0.1);
     m.weights.g_final(i) = mtp.g_head(i) = mtp.g_embedding(i) = 1;
   }
 }

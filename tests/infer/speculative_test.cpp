@@ -141,6 +141,22 @@ TEST_CASE("drafts change no greedy text: a thousand prompts") {
   }
 }
 
+TEST_CASE_TEMPLATE("in any precision, where steps are of few rows", P, fp32, bf16_mixed) {
+  support::decoding_model<P> model{support::small_model()};
+  support::teach_drafts(model, 3);
+  std::vector<std::vector<std::int32_t>> prompts;
+  for (std::uint64_t i = 0; i < 40; ++i) prompts.push_back(random_tokens(1 + i % 9, 100 + i));
+  const decoding_config room{.sequences = 4, .longest = 24};
+  support::decoding_setup<P> plain{model, room};
+  const auto expected = continue_all(plain, prompts, 10);
+  for (const index_t drafts : {1, 2, 3}) {
+    CAPTURE(drafts);
+    support::decoding_setup<P> setup{model, room, {.draft_length = drafts}};
+    CHECK(continue_all(setup, prompts, 10) == expected);
+    CHECK(setup.decoder.counts().accepted.front() > 0);
+  }
+}
+
 TEST_CASE("after rejected drafts the caches hold what they would hold without drafting") {
   using P = fp64_reference;
   support::decoding_model<P> model{support::small_model()};
