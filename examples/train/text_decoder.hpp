@@ -28,11 +28,13 @@ class text_decoder {
     ctx_.scratch = dsv3::scratch_arena{memory, decoder_.scratch_bytes(ctx_, state_)};
   }
 
-  /// Greedy answers of up to `count` tokens to each prompt.
+  /// Answers of up to `count` tokens to each prompt, drawn at temperature 1: greedy ones of a small model
+  /// soon go in circles, where drafts say little.
   draft_record drafts(const std::vector<std::vector<std::int32_t>>& prompts, index_t count) {
     const dsv3::draft_counts before = decoder_.counts();
     dsv3::generator<P, L> work{state_, decoder_};
-    for (const auto& prompt : prompts) work.add({.prompt = prompt, .stop = {.max_tokens = count}});
+    for (const auto& prompt : prompts)
+      work.add({.prompt = prompt, .stop = {.max_tokens = count}, .sampling = {.temperature = 1}});
     while (work.busy()) work.step(ctx_);
     const auto& counts = work.counts();
     draft_record record;
