@@ -66,7 +66,7 @@ struct counts {
 /// drafts. The prompt is read once: texts begin anew by a shorter length, as discarded drafts are forgotten.
 counts draw(support::decoding_model<P>& model, const sampling_options& how, index_t drafts, int draws,
             std::uint64_t seed) {
-  constexpr index_t width = 400;
+  constexpr index_t width = 100;
   support::decoding_setup<P> setup{model,
                                    {.sequences = width, .longest = 12, .tokens = width * 64},
                                    {.draft_length = drafts, .prefill_tokens = 4},
