@@ -134,7 +134,7 @@ TEST_CASE("the same with every filter, and with three drafts") {
   for (const sampling_options& how : ways) {
     CAPTURE(&how - ways);
     const expectation expected{model, how};
-    check(draw(model, how, 3, 20'000, 7'000'000), expected);
+    check(draw(model, how, 3, 10'000, 7'000'000), expected);
   }
 }
 
