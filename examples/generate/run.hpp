@@ -47,16 +47,19 @@ void print_figures(const generation_counts& counts, const draft_counts& drafts,
 }
 
 /// Good, or why the model cannot do what is asked.
-inline status check(const request& asked, const model_config& config, const tokenizer& words,
-                    const std::vector<std::vector<std::int32_t>>& prompts) {
+inline status check(const request& asked, const model_config& config) {
   if (config.scoring != router_scoring::sigmoid)
-    return status{asked.model +
-                  "/config.json: scoring_func is softmax, expected sigmoid: softmax routers can be "
-                  "planned, not run"};
-  if (status bad = words.check(config.vocab); !bad) return bad;
+    return status{
+        asked.model +
+        "/config.json: scoring_func is softmax, expected sigmoid: softmax routers can be planned, not run"};
   if (asked.draft > 0 && config.mtp_depth == 0)
     return status{"--draft is " + std::to_string(asked.draft) +
                   ", the model has no MTP module to draft with (num_nextn_predict_layers is 0)"};
+  return {};
+}
+
+/// Good, or which prompt the model has no positions for.
+inline status check(const model_config& config, const std::vector<std::vector<std::int32_t>>& prompts) {
   for (std::size_t i = 0; i < prompts.size(); ++i)
     if (static_cast<index_t>(prompts[i].size()) > config.max_positions)
       return status{"prompt " + std::to_string(i + 1) + " has " + std::to_string(prompts[i].size()) +
@@ -70,11 +73,15 @@ void run(const request& asked) {
   using layout = compact_layout;
   checkpoint_reader reader{asked.model};
   model_config config = reader.config();
+  const auto demand = [](const status& answer) {
+    if (!answer) throw support::usage_error(answer.message());
+  };
+  demand(check(asked, config));
   const tokenizer words = tokenizer::load(asked.tokenizer.empty() ? asked.model : asked.tokenizer);
+  demand(words.check(config.vocab));
   std::vector<std::vector<std::int32_t>> prompts;
   for (const std::string& text : asked.prompts) prompts.push_back(words.encode(text, {.frame = true}));
-  if (const status bad = check(asked, config, words, prompts); !bad)
-    throw support::usage_error(bad.message());
+  demand(check(config, prompts));
   if (asked.draft == 0) config.mtp_depth = 0;  // its weights are not needed
 
   host_memory memory;

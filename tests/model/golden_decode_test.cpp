@@ -94,7 +94,7 @@ TEST_CASE("greedy continuations are the golden ones, with and without drafts") {
         for (const index_t row : {0, 1})
           CHECK(setup.generate(g.tokens(row, prompt_tokens), new_tokens) ==
                 g.tokens(row, prompt_tokens + new_tokens));
-        for (const std::int64_t judged : setup.decoder.counts().judged) CHECK(judged > 0);
+        if (drafts > 0) CHECK(setup.decoder.counts().judged.front() > 0);
       }
   }
 }
