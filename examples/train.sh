@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Installs what is missing where it may, builds the programs, learns a tokenizer of 512 tokens and trains `tiny` on this
-# repository's own text, and lets it write some, its MTP module drafting: under six minutes on two cores. Further
-# arguments go to dsv3-train and win over the ones here; dsv3-train --help names them.
+# repository's own text, which ends with text that the model writes while its MTP module drafts: under six minutes on two
+# cores. Further arguments go to dsv3-train and win over the ones here; dsv3-train --help names them.
 #
 #   examples/train.sh                          a new folder runs/tiny-<time>
 #   examples/train.sh --steps 3000 --lr 1e-3   longer
@@ -21,21 +21,17 @@ fi
 mkdir -p build
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DDSV3_TESTS=OFF -DDSV3_BENCH=OFF > "$build.log" 2>&1 ||
   { cat "$build.log" >&2; exit 1; }
-cmake --build "$build" --target dsv3-train dsv3-tokenize dsv3-generate -j "$(nproc)"
+cmake --build "$build" --target dsv3-train dsv3-tokenize -j "$(nproc)"
 
 # A thread that waits spins before it sleeps; the default is milliseconds, in which a busy machine could do other work.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT-2000}"
-out=runs/tiny-$(date +%Y%m%d-%H%M%S)
+out=(--out "runs/tiny-$(date +%Y%m%d-%H%M%S)")
 tokenizer=(--tokenizer "$build/tokenizer.json")
-writes=yes previous=
 for argument in "$@"; do
-  [ "$previous" = --out ] && out=$argument
   case $argument in
-    --out=*) out=${argument#--out=} ;;
+    --out | --out=* | --dry-run | --help | -h) out=() ;;
     --tokenizer | --tokenizer=*) tokenizer=() ;;
-    --dry-run | --help | -h | --version) writes=no ;;
   esac
-  previous=$argument
 done
 
 # The text that dsv3-train takes where none is given.
@@ -46,10 +42,6 @@ done
 [ ${#tokenizer[@]} -eq 0 ] ||
   "$build/bin/dsv3-tokenize" train --data "${text[@]}" --vocab 512 --to "$build/tokenizer.json"
 
-"$build/bin/dsv3-train" --preset tiny --batch 8 --seq 128 --steps 600 --lr 4e-3 --lr-final 2e-4 --lr-hold 0.4 \
-  --warmup 20 --init-std 0.02 --bias-update 0.01 --eval-every 150 --sample-bytes 0 --out "$out" \
+exec "$build/bin/dsv3-train" --preset tiny --batch 8 --seq 128 --steps 600 --lr 4e-3 --lr-final 2e-4 --lr-hold 0.4 \
+  --warmup 20 --init-std 0.02 --bias-update 0.01 --eval-every 150 --prompt "/// The " ${out[@]+"${out[@]}"} \
   ${tokenizer[@]+"${tokenizer[@]}"} "$@"
-if [ "$writes" = yes ] && [ -e "$out/latest" ]; then
-  echo "---- written by the model, two drafts a step"
-  "$build/bin/dsv3-generate" --model "$out" --prompt "/// The " --echo --max-new 128 --temperature 0.7 --draft 2
-fi

@@ -36,6 +36,15 @@ std::string percent(double share) {
   return text;
 }
 
+std::string described(const draft_record& drafts) {
+  std::string text;
+  for (const double rate : drafts.accepted)
+    text += (text.empty() ? "drafts accepted: " : ", then ") + percent(rate);
+  char steps[64];
+  std::snprintf(steps, sizeof steps, "; %.2f tokens per decoding step", drafts.tokens_per_step);
+  return text + steps;
+}
+
 double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 void print_plan(const run_settings& settings, const dsv3::training_data& data) {
@@ -79,11 +88,8 @@ int train(const run_settings& settings, const dsv3::training_data& data) {
     screen.say("step %lld  held-out text: cross entropy %.4f nats per %s, MTP %.4f",
                static_cast<long long>(progress.step), found.ce,
                settings.source.tokenizer.bytes() ? "byte" : "token", found.mtp);
-    if (found.drafts.accepted.empty()) return;
-    std::string rates;
-    for (const double rate : found.drafts.accepted) rates += (rates.empty() ? "" : ", then ") + percent(rate);
-    screen.say("step %lld  drafts accepted: %s; %.2f tokens per decoding step",
-               static_cast<long long>(progress.step), rates.c_str(), found.drafts.tokens_per_step);
+    if (!found.drafts.accepted.empty())
+      screen.say("step %lld  %s", static_cast<long long>(progress.step), described(found.drafts).c_str());
   };
   index_t saved = settings.resume.empty() ? -1 : first;
   const auto save = [&] {
@@ -122,9 +128,10 @@ int train(const run_settings& settings, const dsv3::training_data& data) {
   }
   if (const std::string line = experts.text(); !line.empty()) screen.say("%s", line.c_str());
   if (settings.sample_bytes > 0) {
-    const std::string drawn = run->sample(settings.prompt, settings.sample_bytes, settings.temperature);
-    screen.say("---- %zu bytes drawn after \"%s\"\n%s\n----", drawn.size(), settings.prompt.c_str(),
-               well_formed(settings.prompt + drawn).c_str());
+    const text_sample drawn = run->sample(settings.prompt, settings.sample_bytes, settings.temperature);
+    const std::string drafts = drawn.drafts.accepted.empty() ? "" : "; " + described(drawn.drafts);
+    screen.say("---- %zu bytes drawn after \"%s\"%s\n%s\n----", drawn.text.size(), settings.prompt.c_str(),
+               drafts.c_str(), well_formed(settings.prompt + drawn.text).c_str());
   }
   screen.say("report: %s", std::filesystem::absolute(report).c_str());
   return 0;

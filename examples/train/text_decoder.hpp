@@ -36,7 +36,29 @@ class text_decoder {
     for (const auto& prompt : prompts)
       work.add({.prompt = prompt, .stop = {.max_tokens = count}, .sampling = {.temperature = 1}});
     while (work.busy()) work.step(ctx_);
-    const auto& counts = work.counts();
+    return record_since(before, work.counts());
+  }
+
+  /// At least `bytes` bytes after the prompt, fewer where the model ends its text or has no more positions.
+  text_sample sample(const dsv3::tokenizer& words, const std::string& prompt, index_t bytes,
+                     double temperature, std::uint64_t seed) {
+    const dsv3::draft_counts before = decoder_.counts();
+    dsv3::generator<P, L> work{state_, decoder_};
+    const index_t request = work.add({.prompt = words.encode(prompt, {.frame = true}),
+                                      .stop = {.end_ids = {state_.config().model.eos_id}},
+                                      .sampling = {.temperature = temperature},
+                                      .seed = seed});
+    std::string text;
+    while (work.busy())
+      for (const dsv3::generation_event& event : work.step(ctx_)) {
+        text += words.decode(event.tokens, {.special = false});
+        if (static_cast<index_t>(text.size()) >= bytes) work.cancel(request);
+      }
+    return {text, record_since(before, work.counts())};
+  }
+
+ private:
+  draft_record record_since(const dsv3::draft_counts& before, const dsv3::generation_counts& counts) const {
     draft_record record;
     if (counts.decoded_alone > 0)
       record.tokens_per_step =
@@ -49,24 +71,6 @@ class text_decoder {
     return record;
   }
 
-  /// At least `bytes` bytes after the prompt, fewer where the model ends its text or has no more positions.
-  std::string sample(const dsv3::tokenizer& words, const std::string& prompt, index_t bytes,
-                     double temperature, std::uint64_t seed) {
-    dsv3::generator<P, L> work{state_, decoder_};
-    const index_t request = work.add({.prompt = words.encode(prompt, {.frame = true}),
-                                      .stop = {.end_ids = {state_.config().model.eos_id}},
-                                      .sampling = {.temperature = temperature},
-                                      .seed = seed});
-    std::string text;
-    while (work.busy())
-      for (const dsv3::generation_event& event : work.step(ctx_)) {
-        text += words.decode(event.tokens, {.special = false});
-        if (static_cast<index_t>(text.size()) >= bytes) work.cancel(request);
-      }
-    return text;
-  }
-
- private:
   static dsv3::decoding_config state_config(const run_settings& settings) {
     const auto drafts = options(settings).draft_length;
     const index_t wanted = std::max(settings.shape.length, settings.sample_bytes + 64) + drafts;

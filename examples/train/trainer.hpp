@@ -29,6 +29,10 @@ struct draft_record {
   std::vector<double> accepted;  // by depth: share of the drafts that were judged
   double tokens_per_step = 0;    // of the main model
 };
+struct text_sample {
+  std::string text;
+  draft_record drafts;
+};
 inline constexpr index_t draft_prompts = 8, draft_prompt_tokens = 64, draft_answer_tokens = 48;
 
 /// Means over the held-out rows.
@@ -46,9 +50,9 @@ class trainer {
   virtual step_record step() = 0;
   /// Without gradients and without counting load; zero rows where nothing is held out.
   virtual evaluation evaluate() = 0;
-  /// `bytes` more bytes after the prompt, or the rest of a token more, drawn at a temperature; at 0 the
-  /// likeliest.
-  virtual std::string sample(const std::string& prompt, index_t bytes, double temperature) = 0;
+  /// At least `bytes` more bytes after the prompt, drawn at a temperature, at 0 the likeliest; fewer where
+  /// the model ends its text or has no more positions.
+  virtual text_sample sample(const std::string& prompt, index_t bytes, double temperature) = 0;
   /// A complete checkpoint in the run's folder; older ones beyond the number to keep go.
   virtual void save() = 0;
   /// From a checkpoint's folder, or the newest whole one of a run's folder. Answers what there is to remark.

@@ -107,7 +107,7 @@ class trainer_of final : public trainer {
     return result;
   }
 
-  std::string sample(const std::string& prompt, index_t bytes, double temperature) override {
+  text_sample sample(const std::string& prompt, index_t bytes, double temperature) override {
     return decoder().sample(settings_.source.tokenizer.words, prompt, bytes, temperature, settings_.seed);
   }
 
