@@ -43,5 +43,5 @@ done
   "$build/bin/dsv3-tokenize" train --data "${text[@]}" --vocab 512 --to "$build/tokenizer.json"
 
 exec "$build/bin/dsv3-train" --preset tiny --batch 8 --seq 128 --steps 600 --lr 4e-3 --lr-final 2e-4 --lr-hold 0.4 \
-  --warmup 20 --init-std 0.02 --bias-update 0.01 --eval-every 150 --prompt "/// The " ${out[@]+"${out[@]}"} \
+  --warmup 20 --init-std 0.02 --bias-update 0.01 --eval-every 150 --sample "/// The " ${out[@]+"${out[@]}"} \
   ${tokenizer[@]+"${tokenizer[@]}"} "$@"

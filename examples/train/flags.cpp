@@ -151,8 +151,8 @@ flags::flags(CLI::App& app) : app_(app) {
   const auto text = [](CLI::Option* o) { o->group("Sample at the end"); };
   text(plain("--sample", s_.prompt, "Text that the sample goes on from"));
   text(option("--sample-bytes", s_.sample_bytes, "Length of the sample; 0: none", whole_number(0, 1 << 20)));
-  text(
-      option("--temperature", s_.temperature, "Of the sample; 0: always the likeliest token", not_negative()));
+  text(option("--temperature", s_.temperature, "Of the sample; 0: always the likeliest token",
+              not_negative()));
 }
 
 run_settings flags::resolved() {

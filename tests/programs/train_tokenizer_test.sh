@@ -32,7 +32,7 @@ for kind in text fim packed llm_c; do
     fail "$kind: a run ends with $?: $(cat "$scratch/errors")"
   grep -q "held-out text: cross entropy [0-9.]* nats per token" "$scratch/output" ||
     fail "$kind: tokens are not counted: $(cat "$scratch/output")"
-  grep -q '^---- [4-9][0-9] bytes drawn after "The "$' "$scratch/output" || fail "$kind: no sample of 40 bytes"
+  grep -q '^---- [4-9][0-9] bytes drawn after "The "' "$scratch/output" || fail "$kind: no sample of 40 bytes"
   grep -q "^The " "$scratch/output" || fail "$kind: the sample does not go on from its beginning"
   cmp "$run/step-00000012/tokenizer.json" "$scratch/words/tokenizer.json" ||
     fail "$kind: the checkpoint does not hold the tokenizer"
