@@ -23,14 +23,25 @@ DSV3_FORCE_INLINE void with_constant(index_t count, Work&& work) {
   work.template operator()<most>();
 }
 
+// The next rows of `count` that are multiplied together: 8, 4, 2 or 1, so that few kernels are compiled.
+template <index_t most = block_height, class Work>
+DSV3_FORCE_INLINE index_t with_height(index_t count, Work&& work) {
+  if constexpr (most > 1) {
+    if (count < most) return with_height<most / 2>(count, work);
+  }
+  work.template operator()<most>();
+  return most;
+}
+
 // How many vectors beside `rows` make a block whose sums stay in registers.
 constexpr index_t beside(index_t rows) {
   return std::clamp<index_t>((vector_registers - vector_registers / 4) / rows, 1, 4);
 }
 
-template <index_t rows, index_t outputs, class Sum, class W, class Put>
-DSV3_FORCE_INLINE void dot_block(index_t depth, const Sum* x, index_t x_stride, const W* w, index_t w_stride,
-                                 Put&& put) {
+// totals[r * outputs + o] = Σ_i x[r][i] · w[o][i]. What becomes of them is the caller's: blocks are compiled
+// once for all callers.
+template <index_t rows, index_t outputs, class Sum, class W>
+void dot_block(index_t depth, const Sum* x, index_t x_stride, const W* w, index_t w_stride, Sum* totals) {
   constexpr index_t lanes = vector_lanes<Sum>;
   vector<Sum> sums[rows * outputs] = {};
   // Rows are short for the processor to notice that they follow one another: it is told.
@@ -62,18 +73,17 @@ DSV3_FORCE_INLINE void dot_block(index_t depth, const Sum* x, index_t x_stride, 
     vector<Sum> group[together];
     DSV3_UNROLL
     for (index_t s = 0; s < together; ++s) group[s] = sums[std::min(first + s, rows * outputs - 1)];
-    const vector<Sum> totals = sums_of_lanes<Sum>(group);
+    const vector<Sum> of_group = sums_of_lanes<Sum>(group);
     DSV3_UNROLL
     for (index_t s = 0; s < together; ++s)
-      if (first + s < rows * outputs) put((first + s) / outputs, (first + s) % outputs, totals[s]);
+      if (first + s < rows * outputs) totals[first + s] = of_group[s];
   }
 }
 
 // `live` columns of the only vector, or whole vectors.
 template <index_t rows, index_t vectors, class Sum, class W>
-DSV3_FORCE_INLINE void weighted_block(index_t count, const Sum* weights, index_t weights_stride,
-                                      const W* from, index_t from_stride, index_t live, bool add, Sum* to,
-                                      index_t to_stride) {
+void weighted_block(index_t count, const Sum* weights, index_t weights_stride, const W* from,
+                    index_t from_stride, index_t live, bool add, Sum* to, index_t to_stride) {
   constexpr index_t lanes = vector_lanes<Sum>;
   vector<Sum> sums[rows][vectors] = {};
   if (add) {
@@ -119,15 +129,17 @@ void dot_rows(index_t rows, index_t outputs, index_t depth, const Sum* x, index_
               index_t w_stride, Put&& put) {
   constexpr index_t reread = 32;  // outputs whose w is still in the cache when the next rows come
   for (index_t first = 0; first < outputs; first += reread)
-    for (index_t row = 0; row < rows; row += block_height)
-      detail::with_constant<block_height>(rows - row, [&]<index_t height>() {
+    for (index_t row = 0; row < rows;)
+      row += detail::with_height(rows - row, [&]<index_t height>() {
         constexpr index_t width = detail::beside(height);
         const index_t last = std::min(first + reread, outputs);
         for (index_t output = first; output < last; output += width)
           detail::with_constant<width>(last - output, [&]<index_t live>() {
-            detail::dot_block<height, live>(
-                depth, x + row * x_stride, x_stride, w + output * w_stride, w_stride,
-                [&](index_t r, index_t o, Sum sum) { put(row + r, output + o, sum); });
+            Sum totals[height * live];
+            detail::dot_block<height, live>(depth, x + row * x_stride, x_stride, w + output * w_stride,
+                                            w_stride, totals);
+            for (index_t r = 0; r < height; ++r)
+              for (index_t o = 0; o < live; ++o) put(row + r, output + o, totals[r * live + o]);
           });
       });
 }
@@ -139,8 +151,8 @@ template <class Sum, class W>
 void weighted_rows(index_t rows, index_t count, index_t width, const Sum* weights, index_t weights_stride,
                    const W* from, index_t from_stride, bool add, Sum* to, index_t to_stride) {
   constexpr index_t lanes = vector_lanes<Sum>;
-  for (index_t row = 0; row < rows; row += block_height)
-    detail::with_constant<block_height>(rows - row, [&]<index_t height>() {
+  for (index_t row = 0; row < rows;)
+    row += detail::with_height(rows - row, [&]<index_t height>() {
       const auto block = [&]<index_t vectors>(index_t column, index_t live) {
         detail::weighted_block<height, vectors>(count, weights + row * weights_stride, weights_stride,
                                                 from + column, from_stride, live, add,
