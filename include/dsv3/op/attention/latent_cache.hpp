@@ -21,18 +21,7 @@ struct latent_cache {
     view<const activation<P>, 2> k_rope;  // [tokens, qk_rope]
     packed_sequences tokens;
     paged_view<activation<P>> cache;  // rows of kv_rank + qk_rope; the appended rows are written
-    status check() const {
-      return requirements{name}
-          .equal("k_rope", "tokens", k_rope.extent(0), "c", c.extent(0))
-          .equal("tokens", "tokens", tokens.tokens(), "c", c.extent(0))
-          .equal("cache.table", "sequences", cache.table.extent(0), "tokens", tokens.sequences())
-          .equal("cache.lengths", "sequences", cache.lengths.extent(0), "tokens", tokens.sequences())
-          .equal("cache", "columns", cache.pages.extent(2), "kv_rank + qk_rope",
-                 c.extent(1) + k_rope.extent(1))
-          .present("c", c)
-          .present("k_rope", k_rope)
-          .verdict();
-    }
+    status check() const { return check_rows(*this); }
     void outputs(auto&& visit) const { visit("cache", cache.pages); }
   };
 
@@ -42,18 +31,7 @@ struct latent_cache {
     packed_sequences tokens;                // no sequence longer than its part of the cache
     view<activation<P>, 2> c;               // [tokens, kv_rank]    written
     view<activation<P>, 2> k_rope;          // [tokens, qk_rope]    written
-    status check() const {
-      return requirements{name}
-          .equal("k_rope", "tokens", k_rope.extent(0), "c", c.extent(0))
-          .equal("tokens", "tokens", tokens.tokens(), "c", c.extent(0))
-          .equal("cache.table", "sequences", cache.table.extent(0), "tokens", tokens.sequences())
-          .equal("cache.lengths", "sequences", cache.lengths.extent(0), "tokens", tokens.sequences())
-          .equal("cache", "columns", cache.pages.extent(2), "kv_rank + qk_rope",
-                 c.extent(1) + k_rope.extent(1))
-          .present("c", c)
-          .present("k_rope", k_rope)
-          .verdict();
-    }
+    status check() const { return check_rows(*this); }
     void outputs(auto&& visit) const { visit("c", c), visit("k_rope", k_rope); }
   };
 
@@ -61,6 +39,22 @@ struct latent_cache {
   static void append(Ctx&, const append_args&);
   template <execution_context Ctx>
   static void gather(Ctx&, const gather_args&);
+
+ private:
+  // What append and gather ask for alike.
+  template <class Args>
+  static status check_rows(const Args& args) {
+    return requirements{Args::name}
+        .equal("k_rope", "tokens", args.k_rope.extent(0), "c", args.c.extent(0))
+        .equal("tokens", "tokens", args.tokens.tokens(), "c", args.c.extent(0))
+        .equal("cache.table", "sequences", args.cache.table.extent(0), "tokens", args.tokens.sequences())
+        .equal("cache.lengths", "sequences", args.cache.lengths.extent(0), "tokens", args.tokens.sequences())
+        .equal("cache", "columns", args.cache.pages.extent(2), "kv_rank + qk_rope",
+               args.c.extent(1) + args.k_rope.extent(1))
+        .present("c", args.c)
+        .present("k_rope", args.k_rope)
+        .verdict();
+  }
 };
 
 template <precision P>
