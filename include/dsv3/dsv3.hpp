@@ -17,7 +17,11 @@
 #include <dsv3/model/accounting.hpp>
 #include <dsv3/model/deepseek_v3.hpp>
 #include <dsv3/model/initialize.hpp>
+#include <dsv3/number/e5m6.hpp>
+#include <dsv3/number/fp8.hpp>
+#include <dsv3/number/fp8_recipe.hpp>
 #include <dsv3/number/precision.hpp>
+#include <dsv3/number/scale.hpp>
 #include <dsv3/number/traits.hpp>
 #include <dsv3/number/wide.hpp>
 #include <dsv3/op/attention/latent_cache.hpp>
@@ -29,6 +33,8 @@
 #include <dsv3/op/linear/batched_gemm.hpp>
 #include <dsv3/op/linear/gemm.hpp>
 #include <dsv3/op/linear/grouped_gemm.hpp>
+#include <dsv3/op/linear/scaled_gemm.hpp>
+#include <dsv3/op/linear/scaled_grouped_gemm.hpp>
 #include <dsv3/op/loss/cross_entropy.hpp>
 #include <dsv3/op/memory/add.hpp>
 #include <dsv3/op/memory/copy.hpp>
@@ -37,6 +43,12 @@
 #include <dsv3/op/norm/rms_norm.hpp>
 #include <dsv3/op/optim/adamw.hpp>
 #include <dsv3/op/optim/global_norm.hpp>
+#include <dsv3/op/quant/dispatch_quantizer.hpp>
+#include <dsv3/op/quant/rms_norm_quantizer.hpp>
+#include <dsv3/op/quant/stored_rows.hpp>
+#include <dsv3/op/quant/swiglu_quantizer.hpp>
+#include <dsv3/op/quant/tile_quantizer.hpp>
+#include <dsv3/op/quant/transposing_quantizer.hpp>
 #include <dsv3/op/rope/decoupled_rope.hpp>
 #include <dsv3/op/routing/balance.hpp>
 #include <dsv3/op/routing/router.hpp>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/number/bf16.hpp>
+#include <dsv3/number/fp8.hpp>
 
 #include <concepts>
 
@@ -11,6 +12,12 @@ namespace dsv3::inline DSV3_ABI {
 /// How a matrix product sees its inputs: plain values of one element type.
 template <class Element>
 struct dense_operand {
+  using element = Element;
+};
+
+/// 8-bit numbers with one scale per tile: 1x128 of activations and gradients, 128x128 of weights.
+template <class Element>
+struct tile_operand {
   using element = Element;
 };
 
@@ -48,6 +55,19 @@ struct bf16_mixed {
   using accumulator = float;
   using operand = dense_operand<bf16>;
   static constexpr const char* name = "bf16";
+};
+
+/// bf16_mixed whose linear layers multiply 8-bit operands in scaled tiles (report, section 3.3). Embedding,
+/// output head, MTP's joint projection, router, norms and the attention core stay as they are there.
+struct fp8_tilewise {
+  using activation = bf16;
+  using weight = bf16;  // of the products that stay in BF16
+  using master = float;
+  using gradient = float;
+  using moment = bf16;
+  using accumulator = float;
+  using operand = tile_operand<fp8_e4m3>;
+  static constexpr const char* name = "fp8";
 };
 
 // One concept per role, so that a policy without it is refused by the role's name.

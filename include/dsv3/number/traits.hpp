@@ -3,6 +3,8 @@
 #pragma once
 
 #include <dsv3/number/bf16.hpp>
+#include <dsv3/number/e5m6.hpp>
+#include <dsv3/number/fp8.hpp>
 
 #include <cstdint>
 
@@ -26,6 +28,21 @@ template <>
 struct number_traits<bf16> {
   static constexpr const char* name = "BF16";
   static constexpr double epsilon = 0.0078125, max = 3.3895313892515355e38;
+};
+template <>
+struct number_traits<fp8_e4m3> {
+  static constexpr const char* name = "F8_E4M3";
+  static constexpr double epsilon = 0.125, max = 448;
+};
+template <>
+struct number_traits<fp8_e5m2> {
+  static constexpr const char* name = "F8_E5M2";
+  static constexpr double epsilon = 0.25, max = 57344;
+};
+template <>
+struct number_traits<e5m6> {
+  static constexpr const char* name = "E5M6";
+  static constexpr double epsilon = 0.015625, max = e5m6::largest;
 };
 template <>
 struct number_traits<std::int32_t> {

@@ -61,6 +61,29 @@ inline std::size_t field_bytes(std::size_t element_bytes, const shape& s) {
   const std::size_t bytes = element_bytes * static_cast<std::size_t>(s.elements());
   return (bytes + field_alignment - 1) / field_alignment * field_alignment;
 }
+// A field is a view, or a scaled_view, whose scales follow its values on a cache line of their own.
+template <class Field>
+std::size_t stored_bytes(const shape& s) {
+  const std::size_t values = field_bytes(sizeof(typename Field::element), s);
+  if constexpr (requires { typename Field::scale; })
+    return s.rank() == 0 ? 0 : values + field_bytes(sizeof(float), Field::scale_shape(s));
+  else
+    return values;
+}
+template <class Field>
+Field stored_at(std::byte* data, const shape& s) {
+  using element = typename Field::element;
+  if constexpr (requires { typename Field::scale; }) {
+    if (s.rank() == 0) return {};
+    using values = decltype(Field::values);
+    using scales = decltype(Field::scales);
+    std::byte* after = data == nullptr ? nullptr : data + field_bytes(sizeof(element), s);
+    return {values::of_shape(reinterpret_cast<element*>(data), s),
+            scales::of_shape(reinterpret_cast<typename Field::scale*>(after), Field::scale_shape(s))};
+  } else {
+    return Field::of_shape(reinterpret_cast<element*>(data), s);
+  }
+}
 }  // namespace detail
 
 /// Points every field into the memory at `data` and answers the bytes that takes, padding to cache lines
@@ -71,9 +94,8 @@ std::size_t place(Bundle& bundle, std::byte* data) {
   for_each_field(
       [&](const std::string&, const shape& s, auto& field) {
         using field_view = std::remove_reference_t<decltype(field)>;
-        using element = typename field_view::element;
-        field = field_view::of_shape(data == nullptr ? nullptr : reinterpret_cast<element*>(data + bytes), s);
-        bytes += detail::field_bytes(sizeof(element), s);
+        field = detail::stored_at<field_view>(data == nullptr ? nullptr : data + bytes, s);
+        bytes += detail::stored_bytes<field_view>(s);
       },
       bundle);
   return bytes;

@@ -29,4 +29,23 @@ struct ragged_view {
   operator ragged_view<const U>() const { return {rows, offsets, counts}; }
 };
 
+/// Rows that belong together: tokens of one expert. Empty: all rows are live, and one group.
+struct row_groups {
+  view<const std::int32_t, 1> offsets = {};  // [groups + 1]   first row of each group
+  view<const std::int32_t, 1> counts = {};   // [groups]       live rows of each; those after them are padding
+
+  DSV3_HOST_DEVICE bool all() const { return counts.empty(); }
+  DSV3_HOST_DEVICE index_t groups() const { return all() ? 1 : counts.extent(0); }
+  /// Reads offsets and counts: call these where they live.
+  DSV3_HOST_DEVICE index_t first(index_t g) const { return all() ? 0 : offsets(g); }
+  DSV3_HOST_DEVICE index_t count(index_t g, index_t rows) const { return all() ? rows : counts(g); }
+
+  /// Tiles along the rows never hold rows of two groups. Those of group g are numbered from here on, and
+  /// there are no more than tiles(rows) numbers.
+  DSV3_HOST_DEVICE index_t first_tile(index_t g) const { return first(g) / 128 + g; }
+  DSV3_HOST_DEVICE index_t tiles(index_t rows) const {
+    return all() ? ceil_div(rows, 128) : rows / 128 + groups() + 1;
+  }
+};
+
 }  // namespace dsv3::inline DSV3_ABI
