@@ -21,6 +21,7 @@
 #include <dsv3/cpu/norm/rms_norm.hpp>
 #include <dsv3/cpu/optim/adamw.hpp>
 #include <dsv3/cpu/optim/global_norm.hpp>
+#include <dsv3/cpu/quant/stored_rows.hpp>
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
 #include <dsv3/cpu/routing/balance.hpp>
 #include <dsv3/cpu/routing/router.hpp>

@@ -59,6 +59,7 @@ struct fp8_format {
 /// 4 exponent bits (bias 7), 3 mantissa bits, no infinities: finite values up to 448, smallest 2^-9. One type
 /// in every translation unit, bit-compatible with the CUDA type.
 struct fp8_e4m3 {
+  static constexpr float largest = 448;
   std::uint8_t bits = 0;
 
   constexpr fp8_e4m3() = default;
@@ -82,6 +83,7 @@ struct fp8_e4m3 {
 /// 5 exponent bits (bias 15), 2 mantissa bits: finite values up to 57344, smallest 2^-16; has infinities,
 /// which conversion from float never makes.
 struct fp8_e5m2 {
+  static constexpr float largest = 57344;
   std::uint8_t bits = 0;
 
   constexpr fp8_e5m2() = default;
