@@ -21,7 +21,10 @@
 #include <dsv3/cpu/norm/rms_norm.hpp>
 #include <dsv3/cpu/optim/adamw.hpp>
 #include <dsv3/cpu/optim/global_norm.hpp>
+#include <dsv3/cpu/quant/dispatch_quantizer.hpp>
+#include <dsv3/cpu/quant/rms_norm_quantizer.hpp>
 #include <dsv3/cpu/quant/stored_rows.hpp>
+#include <dsv3/cpu/quant/swiglu_quantizer.hpp>
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
 #include <dsv3/cpu/routing/balance.hpp>
 #include <dsv3/cpu/routing/router.hpp>

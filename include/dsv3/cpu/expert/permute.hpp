@@ -118,6 +118,15 @@ struct implementation<op::permute<P>, backend::cpu> {
     });
   }
 
+  /// Calls body(t) for every token of a plan whose rows have `width` columns.
+  template <class Body>
+  static void each_token(int threads, const permutation_view& plan, index_t width, Body&& body) {
+    const index_t grain = 1 + (1 << 14) / (plan.row_of.extent(1) * width + 1);
+    cpu::parallel_ranges(threads, plan.row_of.extent(0), grain, [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t) body(t);
+    });
+  }
+
  private:
   template <class Ids>
   static index_t lane_count(int threads, const Ids& ids) {
@@ -135,14 +144,6 @@ struct implementation<op::permute<P>, backend::cpu> {
 
   static void mark_padding(const permutation& plan, index_t begin, index_t end) {
     std::fill(plan.token_of.data() + begin, plan.token_of.data() + end, -1);
-  }
-
-  template <class Body>
-  static void each_token(int threads, const permutation_view& plan, index_t width, Body&& body) {
-    const index_t grain = 1 + (1 << 14) / (plan.row_of.extent(1) * width + 1);
-    cpu::parallel_ranges(threads, plan.row_of.extent(0), grain, [&](index_t begin, index_t end) {
-      for (index_t t = begin; t < end; ++t) body(t);
-    });
   }
 
   // Not inlined: g++ would jam the loop over rows into this one and gather their elements one by one.

@@ -20,14 +20,18 @@ struct implementation<op::swiglu<P>, backend::cpu> {
     const index_t inner = args.y.extent(1);
     each_live_row(ctx.threads, args.y.extent(0), inner, args.token_of, [&](index_t r) {
       const activation<P>*gate = args.gate_up[r].data(), *up = gate + inner;
-      const acc w = args.row_gates.empty() ? acc(1) : args.row_gates(r);
-      activation<P>* y = args.y[r].data();
-      DSV3_SIMD
-      for (index_t i = 0; i < inner; ++i) {
-        const acc g = acc(gate[i]);
-        y[i] = activation<P>(w * g * cpu::sigmoid(g) * acc(up[i]));
-      }
+      activate(gate, up, args.row_gates.empty() ? acc(1) : args.row_gates(r), inner, args.y[r].data());
     });
+  }
+
+  /// `count` columns of a row's y.
+  static void activate(const activation<P>* gate, const activation<P>* up, acc w, index_t count,
+                       activation<P>* y) {
+    DSV3_SIMD
+    for (index_t i = 0; i < count; ++i) {
+      const acc g = acc(gate[i]);
+      y[i] = activation<P>(w * g * cpu::sigmoid(g) * acc(up[i]));
+    }
   }
 
   // Both halves of a column are read before either is written, so d_gate_up may be gate_up.

@@ -14,19 +14,44 @@ template <class P>
 struct implementation<op::rms_norm<P>, backend::cpu> {
   using op_type = op::rms_norm<P>;
   using acc = accumulator<P>;
+  using forward_args = typename op_type::forward_args;
 
   template <class Ctx>
-  static void run(Ctx& ctx, const typename op_type::forward_args& args) {
+  static void run(Ctx& ctx, const forward_args& args) {
     const index_t hidden = args.x.extent(1);
     cpu::parallel_ranges(ctx.threads, args.x.extent(0), row_grain(hidden), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t) {
-        const activation<P>* s = args.x[t].data();
-        if (!args.residual.empty()) s = add_rows(s, args.residual[t].data(), args.sum[t].data(), hidden);
-        const acc r = normalize_row(s, args.gain.data(), args.y[t].data(), hidden, acc(args.epsilon));
-        if (!args.rstd.empty()) args.rstd(t) = r;
+        const activation<P>* s = summed_row(args, t);
+        const acc r = measured_row(args, s, t);
+        normalize(s, r, args.gain.data(), hidden, args.y[t].data());
       }
     });
   }
+
+  /// s of a token: the row of x, or of the sum, which is written.
+  static const activation<P>* summed_row(const forward_args& args, index_t t) {
+    const activation<P>* x = args.x[t].data();
+    if (args.residual.empty()) return x;
+    return add_rows(x, args.residual[t].data(), args.sum[t].data(), args.x.extent(1));
+  }
+
+  /// r of a token, written where asked for.
+  static acc measured_row(const forward_args& args, const activation<P>* s, index_t t) {
+    const index_t hidden = args.x.extent(1);
+    const acc r = acc(1) / std::sqrt(sum_of_squares(s, hidden) / acc(hidden) + acc(args.epsilon));
+    if (!args.rstd.empty()) args.rstd(t) = r;
+    return r;
+  }
+
+  /// `count` columns of a row's y.
+  static void normalize(const activation<P>* s, acc r, const master<P>* gain, index_t count,
+                        activation<P>* y) {
+    DSV3_SIMD
+    for (index_t i = 0; i < count; ++i) y[i] = activation<P>(acc(s[i]) * r * acc(gain[i]));
+  }
+
+  /// Rows per thread below which a thread costs more than it does.
+  static index_t row_grain(index_t hidden) { return 1 + 8192 / (hidden + 1); }
 
   template <class Ctx>
   static void run(Ctx& ctx, const typename op_type::backward_args& args) {
@@ -35,9 +60,6 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
   }
 
  private:
-  // Rows per thread below which a thread costs more than it does.
-  static index_t row_grain(index_t hidden) { return 1 + 8192 / (hidden + 1); }
-
   // The loops over a row stand in functions of their own: a pointer that a lambda captured by reference is
   // read anew for every element of a vectorised sum.
   static const activation<P>* add_rows(const activation<P>* x, const activation<P>* residual,
@@ -47,15 +69,11 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
     return sum;
   }
 
-  static acc normalize_row(const activation<P>* s, const master<P>* gain, activation<P>* y, index_t hidden,
-                           acc epsilon) {
+  static acc sum_of_squares(const activation<P>* s, index_t hidden) {
     acc squares = 0;
     DSV3_SIMD_SUM(squares)
     for (index_t i = 0; i < hidden; ++i) squares += acc(s[i]) * acc(s[i]);
-    const acc r = acc(1) / std::sqrt(squares / acc(hidden) + epsilon);
-    DSV3_SIMD
-    for (index_t i = 0; i < hidden; ++i) y[i] = activation<P>(acc(s[i]) * r * acc(gain[i]));
-    return r;
+    return squares;
   }
 
   template <class Ctx>

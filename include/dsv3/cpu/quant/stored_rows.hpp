@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/cpu/quant/live_rows.hpp>
+#include <dsv3/cpu/quant/row_tiles.hpp>
 #include <dsv3/op/quant/stored_rows.hpp>
 
 #include <algorithm>
@@ -137,7 +138,7 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
     for (index_t first = 0; first < columns; first += tile, bytes += cpu::code_bytes<Code>::per_tile) {
       const index_t count = std::min(tile, columns - first);
       float wide[tile];
-      const float scale = tile_scale(widen(x + first, count, wide), Code::largest, kind);
+      const float scale = tile_scale(cpu::widen_tile(x + first, count, wide), Code::largest, kind);
       cpu::code_bytes<Code>::write(wide, count, scale, bytes);
       *scales++ = scale;
     }
@@ -151,19 +152,6 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
       DSV3_SIMD
       for (index_t i = 0; i < count; ++i) y[first + i] = activation<P>(wide[i]);
     }
-  }
-
-  // To floats; their largest magnitude, NaN aside.
-  static float widen(const activation<P>* x, index_t count, float* wide) {
-    std::int32_t largest = 0;
-    DSV3_SIMD_MAX(largest)
-    for (index_t i = 0; i < count; ++i) {
-      wide[i] = static_cast<float>(x[i]);
-      const std::int32_t magnitude = __builtin_bit_cast(std::int32_t, wide[i]) & 0x7FFFFFFF;
-      const std::int32_t number = magnitude > 0x7F800000 ? 0 : magnitude;
-      largest = number > largest ? number : largest;
-    }
-    return __builtin_bit_cast(float, largest);
   }
 };
 

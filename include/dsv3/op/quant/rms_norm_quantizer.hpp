@@ -19,12 +19,19 @@ struct rms_norm_quantizer {
     status check() const {
       requirements need{name};
       detail::match_tiles(need, "x", plain.x, "y", y);
-      need.equal("gain", "columns", plain.gain.extent(0), "x", plain.x.extent(1));
-      if (!plain.residual.empty())
+      need.equal("gain", "columns", plain.gain.extent(0), "x", plain.x.extent(1))
+          .that(plain.epsilon > 0, "epsilon must be positive")
+          .present("gain", plain.gain);
+      if (!plain.rstd.empty()) need.equal("rstd", "tokens", plain.rstd.extent(0), "x", plain.x.extent(0));
+      if (!plain.residual.empty() || !plain.sum.empty())
         need.equal("residual", "tokens", plain.residual.extent(0), "x", plain.x.extent(0))
-            .equal("residual", "columns", plain.residual.extent(1), "x", plain.x.extent(1));
-      if (status bad = need.verdict(); !bad) return bad;
-      return plain.y.empty() ? status{} : plain.check();
+            .equal("residual", "columns", plain.residual.extent(1), "x", plain.x.extent(1))
+            .equal("sum", "tokens", plain.sum.extent(0), "x", plain.x.extent(0))
+            .equal("sum", "columns", plain.sum.extent(1), "x", plain.x.extent(1));
+      if (!plain.y.empty())
+        need.equal("y in full", "tokens", plain.y.extent(0), "x", plain.x.extent(0))
+            .equal("y in full", "columns", plain.y.extent(1), "x", plain.x.extent(1));
+      return need.verdict();
     }
     void outputs(auto&& visit) const {
       plain.outputs(visit);
