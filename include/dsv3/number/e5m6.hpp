@@ -2,9 +2,11 @@
 // E5M6: twelve bits, an IEEE half without its four low mantissa bits; eight values in three words.
 #pragma once
 
-#include <dsv3/base/config.hpp>
+#include <dsv3/number/narrow_float.hpp>
 
+#include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -16,16 +18,23 @@ struct e5m6 {
 
   constexpr e5m6() = default;
   /// To nearest, ties to even; larger magnitudes and infinities become 65024, NaN stays NaN.
-  DSV3_HOST_DEVICE constexpr explicit e5m6(float value) : bits(round(value)) {}
+  DSV3_HOST_DEVICE constexpr explicit e5m6(float value)
+      : bits(static_cast<std::uint16_t>(format::round(value, 0x7BFu, 0x7FFu))) {}
+
+  // Assigns the bits: compilers vectorise that, but not the copy of a class.
+  constexpr e5m6(const e5m6&) = default;
+  constexpr e5m6& operator=(const e5m6&) = default;
+  template <std::same_as<e5m6> Same>
+  DSV3_HOST_DEVICE constexpr e5m6& operator=(Same&& other) {
+    bits = other.bits;
+    return *this;
+  }
 
   DSV3_HOST_DEVICE constexpr operator float() const {
     const std::uint32_t magnitude = bits & 0x7FFu;
-    const float small = static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-20f;
-    const auto normal = __builtin_bit_cast(float, (magnitude << 17) + (112u << 23));
-    const float finite = magnitude < 0x40u ? small : normal;
-    const std::uint32_t special = 0x7F800000u | (magnitude & 0x3Fu) << 17;
-    const std::uint32_t value = magnitude >= 0x7C0u ? special : __builtin_bit_cast(std::uint32_t, finite);
-    return __builtin_bit_cast(float, value | (bits & 0x800u) << 20);
+    const std::uint32_t special =
+        format::where(magnitude >= 0x7C0u, 0x7F800000u) | format::where(magnitude > 0x7C0u, 0x400000u);
+    return __builtin_bit_cast(float, format::widen(bits) | special);
   }
   DSV3_HOST_DEVICE static constexpr e5m6 from_bits(std::uint16_t pattern) {
     e5m6 result;
@@ -34,18 +43,7 @@ struct e5m6 {
   }
 
  private:
-  // As for the 8-bit formats (number/fp8.hpp): round at the mantissa's cut, or on the subnormal grid of
-  // 2^-20.
-  DSV3_HOST_DEVICE static constexpr std::uint16_t round(float value) {
-    const auto pattern = __builtin_bit_cast(std::uint32_t, value);
-    const std::uint32_t magnitude = pattern & 0x7FFFFFFFu, sign = (pattern >> 20) & 0x800u;
-    const std::uint32_t normal = ((magnitude + 0xFFFFu + ((magnitude >> 17) & 1u)) >> 17) - (112u << 6);
-    const float small = __builtin_bit_cast(float, magnitude) + 8.0f;
-    const std::uint32_t subnormal = __builtin_bit_cast(std::uint32_t, small) - 0x41000000u;
-    const std::uint32_t rounded = magnitude < 0x38800000u ? subnormal : normal;
-    const std::uint32_t finite = rounded > 0x7BFu ? 0x7BFu : rounded;
-    return static_cast<std::uint16_t>((magnitude > 0x7F800000u ? 0x7E0u : finite) | sign);
-  }
+  using format = detail::narrow_float<5, 6>;
 };
 
 /// Eight values in twelve bytes, value 0 in the top bits of the first word.
@@ -68,6 +66,7 @@ struct e5m6x8 {
   }
 };
 
+static_assert(std::is_trivially_copyable_v<e5m6> && sizeof(e5m6) == 2);
 static_assert(sizeof(e5m6x8) == 12);
 
 }  // namespace dsv3::inline DSV3_ABI
