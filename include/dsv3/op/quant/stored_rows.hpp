@@ -43,7 +43,7 @@ struct narrow_rows_tensors {
 
   template <class Visit, class... Self>
   static void each_field(const narrow_rows_config& c, Visit&& visit, Self&... self) {
-    const bool any = c.rows > 0 && c.columns > 0;
+    const bool any = c.columns > 0;
     visit("bytes", any ? shape{c.rows, c.row_bytes()} : shape{}, self.bytes...);
     visit("scales", any && c.row_scales() > 0 ? shape{c.rows, c.row_scales()} : shape{}, self.scales...);
   }
@@ -89,13 +89,19 @@ struct stored_rows {
  private:
   template <class Wide, class Narrow>
   static status match(const char* name, const Wide& wide, const Narrow& narrow) {
-    return requirements{name}
-        .equal("the narrow side", "rows", narrow.config.rows, "the wide one", wide.extent(0))
+    requirements need{name};
+    need.equal("the narrow side", "rows", narrow.config.rows, "the wide one", wide.extent(0))
         .equal("the narrow side", "columns", narrow.config.columns, "the wide one", wide.extent(1))
         .present("the wide side", wide)
         .present("bytes", narrow.bytes)
-        .present("scales", narrow.scales)
-        .verdict();
+        .present("scales", narrow.scales);
+    if (!wide.empty())
+      need.equal("bytes", "rows", narrow.bytes.extent(0), "the wide side", wide.extent(0))
+          .equal("bytes", "columns", narrow.bytes.extent(1), "the format", narrow.config.row_bytes())
+          .equal("scales", "columns", narrow.scales.extent(1), "the format", narrow.config.row_scales());
+    if (!narrow.scales.empty())
+      need.equal("scales", "rows", narrow.scales.extent(0), "the wide side", wide.extent(0));
+    return need.verdict();
   }
 };
 
