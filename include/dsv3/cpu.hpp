@@ -13,6 +13,8 @@
 #include <dsv3/cpu/linear/batched_gemm.hpp>
 #include <dsv3/cpu/linear/gemm.hpp>
 #include <dsv3/cpu/linear/grouped_gemm.hpp>
+#include <dsv3/cpu/linear/scaled_gemm.hpp>
+#include <dsv3/cpu/linear/scaled_grouped_gemm.hpp>
 #include <dsv3/cpu/loss/cross_entropy.hpp>
 #include <dsv3/cpu/memory/add.hpp>
 #include <dsv3/cpu/memory/copy.hpp>
@@ -25,6 +27,8 @@
 #include <dsv3/cpu/quant/rms_norm_quantizer.hpp>
 #include <dsv3/cpu/quant/stored_rows.hpp>
 #include <dsv3/cpu/quant/swiglu_quantizer.hpp>
+#include <dsv3/cpu/quant/transposing_quantizer.hpp>
+#include <dsv3/cpu/quant/tile_quantizer.hpp>
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
 #include <dsv3/cpu/routing/balance.hpp>
 #include <dsv3/cpu/routing/router.hpp>
