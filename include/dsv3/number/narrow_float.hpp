@@ -33,8 +33,10 @@ struct narrow_float {
     const std::uint32_t grid = power + (static_cast<std::uint32_t>(dropped) << 23);
     const float sum = __builtin_bit_cast(float, bounded) + __builtin_bit_cast(float, grid);
     const std::uint32_t steps = __builtin_bit_cast(std::uint32_t, sum) - grid;
+    const std::uint32_t negative =
+        where(magnitude <= infinity, pattern) >> (31 - ExponentBits - MantissaBits);
     return (steps + ((power - smallest_normal) >> dropped)) | where(magnitude > infinity, nan) |
-           ((pattern >> (31 - ExponentBits - MantissaBits)) & sign);
+           (negative & sign);
   }
 
   // The bits of a finite code's value. A subnormal one is read with the smallest exponent of normal numbers

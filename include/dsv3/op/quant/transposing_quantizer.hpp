@@ -94,6 +94,9 @@ template <class From, class Element>
 status transposing_quantizer<From, Element>::retile_args::check() const {
   requirements need{name};
   detail::match_transposed(need, "y", y.values, t, groups);
+  need.equal("y's scales", "rows", y.scales.extent(0), "y", y.extent(0))
+      .equal("y's scales", "columns", y.scales.extent(1), "the tiles", ceil_div(y.extent(1), 128))
+      .present("y's scales", y.scales);
   return need.verdict();
 }
 

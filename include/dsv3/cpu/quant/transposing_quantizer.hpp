@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+// Transposed quantisation on the CPU: 128 tokens by 128 channels at a time, in the nearest caches.
+#pragma once
+
+#include <dsv3/cpu/quant/tile_quantizer.hpp>
+#include <dsv3/op/quant/transposing_quantizer.hpp>
+
+namespace dsv3::inline DSV3_ABI {
+
+template <class From, class Element>
+struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
+  using op_type = op::transposing_quantizer<From, Element>;
+  static constexpr float largest = static_cast<float>(number_traits<Element>::max);
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const typename op_type::forward_args& args) {
+    const float whole = args.group == scale_group::tensor
+                            ? cpu::largest_live_magnitude(ctx.threads, args.x, args.groups)
+                            : 0.0f;
+    each_block(ctx, args, args.x, [&](const cpu::row_band& band, index_t first, index_t last) {
+      transpose(args, band, first, last, &args.x(band.begin, first), args.x.stride(0), whole);
+    });
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const typename op_type::both_args& args) {
+    const scaled_view<Element, row_tile>& y = args.y;
+    const float whole = args.group == scale_group::tensor
+                            ? cpu::largest_live_magnitude(ctx.threads, args.x, args.groups)
+                            : 0.0f;
+    each_block(ctx, args, args.x, [&](const cpu::row_band& band, index_t first, index_t last) {
+      const float scale =
+          transpose(args, band, first, last, &args.x(band.begin, first), args.x.stride(0), whole);
+      for (index_t r = band.begin; r < band.end; ++r) {
+        const From* row = &args.x(r, first);
+        const float own =
+            args.group == scale_group::tile
+                ? tile_scale(cpu::magnitude(cpu::largest_magnitude(row, last - first)), largest, args.scales)
+                : scale;
+        y.scales(r, first / 128) = own;
+        cpu::narrow(row, own, &y.values(r, first), last - first);
+      }
+    });
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const typename op_type::retile_args& args) {
+    std::atomic<std::uint32_t> seen{0};
+    if (args.group == scale_group::tensor)
+      each_block(ctx, args, args.y.values, [&](const cpu::row_band& band, index_t first, index_t last) {
+        float x[128];
+        for (index_t r = band.begin; r < band.end; ++r) {
+          cpu::widen(&args.y.values(r, first), args.y.scale_of(r, first), x, last - first);
+          cpu::keep_larger(seen, cpu::largest_magnitude(x, last - first));
+        }
+      });
+    const float whole = cpu::magnitude(seen.load());
+    each_block(ctx, args, args.y.values, [&](const cpu::row_band& band, index_t first, index_t last) {
+      float x[128][128];
+      for (index_t r = band.begin; r < band.end; ++r)
+        cpu::widen(&args.y.values(r, first), args.y.scale_of(r, first), x[r - band.begin], last - first);
+      transpose(args, band, first, last, &x[0][0], 128, whole);
+    });
+  }
+
+ private:
+  template <class Ctx, class Args, class Wide, class Body>
+  static void each_block(Ctx& ctx, const Args& args, const Wide& x, Body&& body) {
+    cpu::parallel_bands(ctx.threads, args.groups, x.extent(0), x.extent(1), 128, body);
+  }
+
+  // Channels [first, last) of a band's tokens, whose numbers stand at `x` in rows `stride` apart, to rows of
+  // t. Returns the last channel's scale: where a block or the tensor shares one, that one.
+  template <class Args, class Wide>
+  static float transpose(const Args& args, const cpu::row_band& band, index_t first, index_t last,
+                         const Wide* x, index_t stride, float whole) {
+    const index_t channels = last - first, tokens = band.end - band.begin;
+    cpu::magnitude_of<Wide> magnitudes[128] = {};
+    float scales[128];
+    if (args.group != scale_group::tensor)
+      for (index_t r = 0; r < tokens; ++r) cpu::raise_magnitudes(x + r * stride, magnitudes, channels);
+    if (args.group == scale_group::block)
+      std::fill_n(magnitudes, channels, *std::max_element(magnitudes, magnitudes + channels));
+    for (index_t c = 0; c < channels; ++c) {
+      const float amax = args.group == scale_group::tensor ? whole : cpu::magnitude(magnitudes[c]);
+      args.t.scales(first + c, band.tile) = scales[c] = tile_scale(amax, largest, args.scales);
+    }
+    alignas(64) Element codes[128][128], transposed[128][128];
+    if (tokens < 128 || channels < 128) std::fill_n(&codes[0][0], sizeof(codes), Element());
+    for (index_t r = 0; r < tokens; ++r) cpu::narrow(x + r * stride, scales, codes[r], channels);
+    cpu::transpose_bytes(codes, transposed);
+    for (index_t c = 0; c < channels; ++c)
+      std::copy_n(transposed[c], tokens, &args.t.values(first + c, band.begin));
+    return scales[channels - 1];
+  }
+};
+
+}  // namespace dsv3::inline DSV3_ABI
