@@ -27,8 +27,8 @@
 #include <dsv3/cpu/quant/rms_norm_quantizer.hpp>
 #include <dsv3/cpu/quant/stored_rows.hpp>
 #include <dsv3/cpu/quant/swiglu_quantizer.hpp>
-#include <dsv3/cpu/quant/transposing_quantizer.hpp>
 #include <dsv3/cpu/quant/tile_quantizer.hpp>
+#include <dsv3/cpu/quant/transposing_quantizer.hpp>
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
 #include <dsv3/cpu/routing/balance.hpp>
 #include <dsv3/cpu/routing/router.hpp>
