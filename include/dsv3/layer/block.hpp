@@ -49,9 +49,9 @@ struct block_tensors {
 };
 
 template <precision P>
-using block_storage = block_tensors<weight<P>, master<P>>;
+using block_storage = block_tensors<product_weight<P>, master<P>>;
 template <precision P>
-using block_weights = block_tensors<const weight<P>, const master<P>>;
+using block_weights = block_tensors<const product_weight<P>, const master<P>>;
 template <precision P>
 using block_gradients = block_tensors<gradient<P>>;
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/op/expert/permute.hpp>
+#include <dsv3/op/quant/dispatch_quantizer.hpp>
 #include <dsv3/tensor/layout_policy.hpp>
 
 namespace dsv3::inline DSV3_ABI {
@@ -29,6 +30,13 @@ struct expert_dispatch {
   void dispatch(Ctx& ctx, view<const activation<P>, 2> x, const permutation_view& plan,
                 view<activation<P>, 2> rows) const {
     op::permute<P>::dispatch(ctx, {.x = x, .plan = plan, .rows = rows});
+  }
+  /// The same in 8 bits, with the exchange's scales.
+  template <execution_context Ctx>
+  void dispatch_scaled(Ctx& ctx, view<const activation<P>, 2> x, const permutation_view& plan,
+                       const scaled_view<fp8_e4m3, row_tile>& rows, const fp8_recipe& recipe) const {
+    op::dispatch_quantizer<P>::forward(
+        ctx, {.x = x, .plan = plan, .rows = rows, .scales = recipe.exchanged_scales, .group = recipe.inputs});
   }
   /// rows [row capacity, width], added to `add` [tokens, width] when it is not empty → y [tokens, width]
   template <execution_context Ctx>

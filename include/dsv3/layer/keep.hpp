@@ -31,8 +31,9 @@ Saved complete(Ctx& ctx, const Saved* saved, const Config& all) {
       [&](const std::string&, const shape& s, auto& field) {
         using field_view = std::remove_reference_t<decltype(field)>;
         if (field.empty() && s.elements() > 0)
-          field =
-              field_view::of_shape(ctx.scratch.template take<typename field_view::element>(s.elements()), s);
+          field = detail::stored_at<field_view>(
+              ctx.scratch.template take<std::byte>(static_cast<index_t>(detail::stored_bytes<field_view>(s))),
+              s);
       },
       result);
   return result;

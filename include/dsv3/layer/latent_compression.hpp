@@ -13,9 +13,9 @@ namespace dsv3::inline DSV3_ABI {
 template <precision P>
 struct latent_compression {
   struct weights {
-    view<const weight<P>, 2> w_down;  // [rank + extra, hidden]
-    view<const master<P>, 1> gain;    // [rank]
-    view<const weight<P>, 2> w_up;    // [out, rank]
+    matrix_field<const product_weight<P>, 2> w_down;  // [rank + extra, hidden]
+    view<const master<P>, 1> gain;                    // [rank]
+    matrix_field<const product_weight<P>, 2> w_up;    // [out, rank]
   };
   struct gradients {
     view<gradient<P>, 2> w_down;  // [rank + extra, hidden]
@@ -35,47 +35,56 @@ struct latent_compression {
   };
 
   double epsilon = 1e-6;
+  linear<P> product{fp8_recipe{}};
 
+  /// x as the product reads it, in scratch of the caller's frame like everything that `product` makes.
   template <execution_context Ctx>
-  void forward(Ctx& ctx, view<const activation<P>, 2> x, const weights& w, const state& s) const {
-    linear<P>::forward(ctx, x, w.w_down, s.a);   // 1
-    normalize(ctx, w, s);                        // 2
-    linear<P>::forward(ctx, s.c, w.w_up, s.up);  // 3
+  void forward(Ctx& ctx, const operand_view<P>& x, const weights& w, const state& s) const {
+    product.forward(ctx, x, w.w_down, s.a);                  // 1
+    expand(ctx, w, s, product.normalized(ctx, norm(w, s)));  // 2, 3
   }
 
   /// Step 2 alone, for those who kept `a` and need c.
   template <execution_context Ctx>
   void normalize(Ctx& ctx, const weights& w, const state& s) const {
-    op::rms_norm<P>::forward(ctx, {.x = s.a.columns(0, w.gain.extent(0)),
-                                   .gain = w.gain,
-                                   .y = s.c,
-                                   .rstd = s.rstd,
-                                   .epsilon = epsilon});
+    op::rms_norm<P>::forward(ctx, norm(w, s));
+  }
+  /// Step 3 alone.
+  template <execution_context Ctx>
+  void expand(Ctx& ctx, const weights& w, const state& s, const operand_view<P>& c) const {
+    product.forward(ctx, c, w.w_up, s.up);
   }
 
   template <execution_context Ctx>
   void backward_data(Ctx& ctx, const weights& w, const state& s, const deltas& d, view<activation<P>, 2> dx,
                      store into) const {
     const index_t rank = w.gain.extent(0);
-    linear<P>::backward_data(ctx, d.d_up, w.w_up, d.dc);  // 3'
+    product.backward_data(ctx, d.d_up, w.w_up, d.dc);  // 3'
     op::rms_norm<P>::backward(ctx, {.dy = d.dc,
                                     .x = s.a.columns(0, rank),
                                     .gain = w.gain,
                                     .rstd = s.rstd,
                                     .dx = d.da.columns(0, rank)});  // 2'
-    linear<P>::backward_data(ctx, d.da, w.w_down, dx, into);        // 1'
+    product.backward_data(ctx, d.da, w.w_down, dx, into);           // 1'
   }
 
   template <execution_context Ctx>
-  void backward_weights(Ctx& ctx, view<const activation<P>, 2> x, const weights& w, const state& s,
-                        const deltas& d, const gradients& g) const {
-    linear<P>::backward_weights(ctx, d.d_up, s.c, g.w_up);  // 3'
+  void backward_weights(Ctx& ctx, const operand_view<P>& x, const weights& w, const state& s, const deltas& d,
+                        const gradients& g) const {
+    const scratch_frame frame{ctx.scratch};
+    product.backward_weights(ctx, d.d_up, product.operand(ctx, s.c), g.w_up);  // 3'
     op::rms_norm<P>::backward(ctx, {.dy = d.dc,
                                     .x = s.a.columns(0, w.gain.extent(0)),
                                     .gain = w.gain,
                                     .rstd = s.rstd,
-                                    .dgain = g.gain});    // 2'
-    linear<P>::backward_weights(ctx, d.da, x, g.w_down);  // 1'
+                                    .dgain = g.gain});  // 2'
+    product.backward_weights(ctx, d.da, x, g.w_down);   // 1'
+  }
+
+ private:
+  auto norm(const weights& w, const state& s) const {
+    return typename op::rms_norm<P>::forward_args{
+        .x = s.a.columns(0, w.gain.extent(0)), .gain = w.gain, .y = s.c, .rstd = s.rstd, .epsilon = epsilon};
   }
 };
 

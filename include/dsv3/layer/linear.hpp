@@ -2,29 +2,151 @@
 // A linear layer: one weight, one product in the precision's operand format, and its two gradients.
 #pragma once
 
+#include <dsv3/layer/operand.hpp>
 #include <dsv3/op/linear/gemm.hpp>
+#include <dsv3/op/linear/scaled_gemm.hpp>
+#include <dsv3/op/norm/rms_norm.hpp>
+#include <dsv3/op/quant/rms_norm_quantizer.hpp>
+#include <dsv3/op/quant/transposing_quantizer.hpp>
 
 namespace dsv3::inline DSV3_ABI {
 
-/// Layers call their products here, so that a precision whose operands are scaled tiles changes one place.
+/// Layers call their products here: the one place that knows how a precision multiplies.
 ///   y [tokens, out] = x [tokens, in] · w [out, in]ᵀ
+/// forward takes its input as the product reads it; `operand` and `normalized` make it, in scratch of the
+/// caller's frame. The recipe is for precisions with narrow operands only.
 template <precision P>
 struct linear {
   using rows = view<activation<P>, 2>;
   using const_rows = view<const activation<P>, 2>;
   using weights = view<const weight<P>, 2>;
 
+  constexpr explicit linear(const fp8_recipe&) {}
+
+  template <class Ctx>
+  const_rows operand(Ctx&, const_rows x, scale_kind) const {
+    return x;
+  }
+  template <class Ctx>
+  const_rows operand(Ctx&, const_rows x) const {
+    return x;
+  }
+  /// RMSNorm and its output as an operand.
   template <execution_context Ctx>
-  static void forward(Ctx& ctx, const_rows x, weights w, rows y) {
+  const_rows normalized(Ctx& ctx, const typename op::rms_norm<P>::forward_args& args) const {
+    op::rms_norm<P>::forward(ctx, args);
+    return args.y;
+  }
+  /// The weight as plain numbers.
+  template <class Ctx>
+  weights plain(Ctx&, weights w) const {
+    return w;
+  }
+
+  template <execution_context Ctx>
+  void forward(Ctx& ctx, const_rows x, weights w, rows y) const {
     op::gemm<P>::forward(ctx, {.x = x, .w = w, .y = y});
   }
   template <execution_context Ctx>
-  static void backward_data(Ctx& ctx, const_rows dy, weights w, rows dx, store into = store::write) {
+  void backward_data(Ctx& ctx, const_rows dy, weights w, rows dx, store into = store::write) const {
     op::gemm<P>::backward_data(ctx, {.dy = dy, .w = w, .dx = dx, .into = into});
   }
   template <execution_context Ctx>
-  static void backward_weights(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw) {
+  void backward_weights(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw) const {
     op::gemm<P>::backward_weights(ctx, {.dy = dy, .x = x, .dw = dw});
+  }
+  /// The same where x is not an operand but the activation.
+  template <execution_context Ctx>
+  void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw) const {
+    backward_weights(ctx, dy, x, dw);
+  }
+};
+
+/// x and dy are quantised for every product that reads them: x row by row, dy row by row and, for the weight
+/// gradient, transposed (report, section 3.3; figure 6).
+template <tilewise P>
+struct linear<P> {
+  using rows = view<activation<P>, 2>;
+  using const_rows = view<const activation<P>, 2>;
+  using weights = scaled_view<const fp8_e4m3, block_tile>;
+  using input = scaled_view<const fp8_e4m3, row_tile>;
+
+  fp8_recipe recipe;
+
+  constexpr explicit linear(const fp8_recipe& choices) : recipe(choices) {}
+
+  template <execution_context Ctx>
+  input operand(Ctx& ctx, const_rows x, scale_kind scales) const {
+    const auto y = scratch_tiles<fp8_e4m3>(ctx, x.extent(0), x.extent(1));
+    op::tile_quantizer<activation<P>, fp8_e4m3, row_tile>::forward(
+        ctx, {.x = x, .y = y, .scales = scales, .group = recipe.inputs});
+    return y;
+  }
+  template <execution_context Ctx>
+  input operand(Ctx& ctx, const_rows x) const {
+    return operand(ctx, x, recipe.scales);
+  }
+  template <execution_context Ctx>
+  input normalized(Ctx& ctx, const typename op::rms_norm<P>::forward_args& args) const {
+    if (recipe.inputs != scale_group::tile) {
+      op::rms_norm<P>::forward(ctx, args);
+      return operand(ctx, args.y);
+    }
+    const auto y = scratch_tiles<fp8_e4m3>(ctx, args.x.extent(0), args.x.extent(1));
+    op::rms_norm_quantizer<P>::forward(ctx, {.plain = args, .y = y, .scales = recipe.scales});
+    return y;
+  }
+  template <execution_context Ctx>
+  view<const activation<P>, 2> plain(Ctx& ctx, weights w) const {
+    const auto y = ctx.scratch.template tensor<activation<P>>(w.extent(0), w.extent(1));
+    op::tile_quantizer<activation<P>, fp8_e4m3, block_tile>::dequantize(ctx, {.x = w, .y = y});
+    return y;
+  }
+
+  template <execution_context Ctx>
+  void forward(Ctx& ctx, input x, weights w, rows y) const {
+    op::scaled_gemm<P>::forward(ctx, {.x = x, .w = w, .y = y, .product = recipe.product});
+  }
+  template <execution_context Ctx>
+  void backward_data(Ctx& ctx, const_rows dy, weights w, rows dx, store into = store::write) const {
+    const scratch_frame frame{ctx.scratch};
+    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
+      const auto tiles = scratch_tiles<Gradient>(ctx, dy.extent(0), dy.extent(1));
+      op::tile_quantizer<activation<P>, Gradient, row_tile>::forward(
+          ctx, {.x = dy, .y = tiles, .scales = recipe.scales, .group = recipe.gradients});
+      op::scaled_gemm<P, Gradient>::backward_data(
+          ctx, {.dy = tiles, .w = w, .dx = dx, .into = into, .product = recipe.product});
+    });
+  }
+  /// x in tiles along its rows is cut anew into tiles along its columns.
+  template <execution_context Ctx>
+  void backward_weights(Ctx& ctx, const_rows dy, input x, view<gradient<P>, 2> dw) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto x_t = scratch_tiles<fp8_e4m3>(ctx, x.extent(1), x.extent(0));
+    op::transposing_quantizer<activation<P>, fp8_e4m3>::retile(
+        ctx, {.y = x, .t = x_t, .scales = recipe.scales, .group = recipe.inputs});
+    from_transposed(ctx, dy, x_t, dw);
+  }
+  /// For the attention's output, which is kept in E5M6 and powers of two.
+  template <execution_context Ctx>
+  void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw) const {
+    const scratch_frame frame{ctx.scratch};
+    const auto x_t = scratch_tiles<fp8_e4m3>(ctx, x.extent(1), x.extent(0));
+    op::transposing_quantizer<activation<P>, fp8_e4m3>::forward(
+        ctx, {.x = x, .t = x_t, .scales = recipe.exchanged_scales, .group = recipe.inputs});
+    from_transposed(ctx, dy, x_t, dw);
+  }
+
+ private:
+  template <class Ctx>
+  void from_transposed(Ctx& ctx, const_rows dy, input x_t, view<gradient<P>, 2> dw) const {
+    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
+      const auto dy_t = scratch_tiles<Gradient>(ctx, dy.extent(1), dy.extent(0));
+      op::transposing_quantizer<activation<P>, Gradient>::forward(
+          ctx, {.x = dy, .t = dy_t, .scales = recipe.scales, .group = recipe.gradients});
+      op::scaled_gemm<P, Gradient>::backward_weights(
+          ctx, {.dy_t = dy_t, .x_t = x_t, .dw = dw, .product = recipe.product});
+    });
   }
 };
 

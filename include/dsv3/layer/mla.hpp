@@ -5,6 +5,7 @@
 
 #include <dsv3/layer/cached_tokens.hpp>
 #include <dsv3/layer/keep.hpp>
+#include <dsv3/layer/kept_rows.hpp>
 #include <dsv3/layer/latent_compression.hpp>
 #include <dsv3/layer/linear.hpp>
 #include <dsv3/op/attention/latent_cache.hpp>
@@ -23,6 +24,7 @@ struct mla_config {
   index_t q_rank = 0;            // width of the query latent; 0: queries straight from the input
   double latent_epsilon = 1e-6;  // of the two latent norms
   rope_config rope;
+  fp8_recipe recipe = {};  // for precisions with narrow operands
 
   index_t qk_dim() const { return qk_nope + qk_rope; }
   index_t q_width() const { return heads * qk_dim(); }
@@ -50,14 +52,17 @@ struct mla_config {
 template <class Matrix, class Vector = Matrix>
 struct mla_tensors {
   mla_config config;
-  view<Matrix, 2> w_dq;   // [q_rank, hidden]
-  view<Vector, 1> g_q;    // [q_rank]
-  view<Matrix, 2> w_uq;   // [heads * (qk_nope + qk_rope), q_rank]      rows head by head, rotary rows last
-  view<Matrix, 2> w_q;    // [heads * (qk_nope + qk_rope), hidden]      instead of the three where q_rank is 0
-  view<Matrix, 2> w_dkv;  // [kv_rank + qk_rope, hidden]
-  view<Vector, 1> g_kv;   // [kv_rank]
-  view<Matrix, 2> w_ukv;  // [heads * (qk_nope + v_dim), kv_rank]       rows head by head, value rows last
-  view<Matrix, 2> w_o;    // [hidden, heads * v_dim]
+  matrix_field<Matrix, 2> w_dq;  // [q_rank, hidden]
+  view<Vector, 1> g_q;           // [q_rank]
+  matrix_field<Matrix, 2>
+      w_uq;  // [heads * (qk_nope + qk_rope), q_rank]      rows head by head, rotary rows last
+  matrix_field<Matrix, 2>
+      w_q;  // [heads * (qk_nope + qk_rope), hidden]      instead of the three where q_rank is 0
+  matrix_field<Matrix, 2> w_dkv;  // [kv_rank + qk_rope, hidden]
+  view<Vector, 1> g_kv;           // [kv_rank]
+  matrix_field<Matrix, 2>
+      w_ukv;  // [heads * (qk_nope + v_dim), kv_rank]       rows head by head, value rows last
+  matrix_field<Matrix, 2> w_o;  // [hidden, heads * v_dim]
 
   template <class Visit, class... Self>
   static void each_field(const mla_config& c, Visit&& visit, Self&... self) {
@@ -82,9 +87,9 @@ struct mla_tensors {
 };
 
 template <precision P>
-using mla_storage = mla_tensors<weight<P>, master<P>>;
+using mla_storage = mla_tensors<product_weight<P>, master<P>>;
 template <precision P>
-using mla_weights = mla_tensors<const weight<P>, const master<P>>;
+using mla_weights = mla_tensors<const product_weight<P>, const master<P>>;
 template <precision P>
 using mla_gradients = mla_tensors<gradient<P>>;
 
@@ -92,6 +97,11 @@ struct mla_activation_config {
   mla_config layer;
   index_t tokens = 0;
   keep kept = keep::everything;
+
+  narrow_rows_config output() const {
+    if (kept == keep::inputs) return {};
+    return {tokens, layer.o_width(), layer.recipe.attention_output};
+  }
 };
 
 /// What forward leaves for backward.
@@ -107,7 +117,7 @@ struct mla_saved {
   view<accumulator<P>, 1> kv_rstd;  // [tokens]
   view<activation<P>, 2> c_kv;      // [tokens, kv_rank]              not kept by keep::attention
   view<activation<P>, 2> kv;        // [tokens, heads * (qk_nope + v_dim)]   not kept by keep::attention
-  view<activation<P>, 2> o;         // [tokens, heads * v_dim]
+  kept_rows<P> o;                   // [tokens, heads * v_dim]
   view<accumulator<P>, 2> lse;      // [heads, tokens]
 
   template <class Visit, class... Self>
@@ -122,7 +132,7 @@ struct mla_saved {
     visit("kv_rstd", shape_if(any, {c.tokens}), self.kv_rstd...);
     visit("c_kv", shape_if(all, {c.tokens, l.kv_rank}), self.c_kv...);
     visit("kv", shape_if(all, {c.tokens, l.kv_width()}), self.kv...);
-    visit("o", shape_if(any, {c.tokens, l.o_width()}), self.o...);
+    each_part("o.", c.output(), visit, self.o...);
     visit("lse", shape_if(any, {l.heads, c.tokens}), self.lse...);
   }
 };
@@ -208,21 +218,24 @@ struct mla {
     const scratch_frame frame{ctx.scratch};
     const auto& w = args.weights;
     const mla_saved<P> s = full(ctx, args.saved, args.x.extent(0));
+    const auto x = product().operand(ctx, args.x);
     if (compressed())
-      compression().forward(ctx, args.x, query_weights(w), query_state(s));  // 1
+      compression().forward(ctx, x, query_weights(w), query_state(s));  // 1
     else
-      linear<P>::forward(ctx, args.x, w.w_q, s.q);
-    compression().forward(ctx, args.x, key_value_weights(w), key_value_state(s));  // 2
+      product().forward(ctx, x, w.w_q, s.q);
+    compression().forward(ctx, x, key_value_weights(w), key_value_state(s));       // 2
     rotate(ctx, rotary_query(s.q), args.sequence, args.rope, rotation::forward);   // 3
     rotate(ctx, rotary_key(s.a_kv), args.sequence, args.rope, rotation::forward);  // 4
+    const rows o = s.o.buffer(ctx);
     op::mla_attention<P>::forward(ctx, {.q = per_head(s.q),
                                         .kv = per_head(s.kv),
                                         .k_rope = rotary_columns(s.a_kv),
                                         .sequence = args.sequence,
                                         .scale = config.softmax_scale(),
-                                        .o = per_head(s.o),
+                                        .o = per_head(o),
                                         .lse = s.lse});  // 5
-    linear<P>::forward(ctx, s.o, w.w_o, args.y);         // 6
+    if (args.saved != nullptr) s.o.keep(ctx, o, config.recipe.exchanged_scales);
+    project(ctx, o, w, args.y);  // 6
   }
 
   template <execution_context Ctx>
@@ -234,13 +247,14 @@ struct mla {
     const rows q = buffer(ctx, tokens, config.q_width());
     const rows a_kv = buffer(ctx, tokens, config.cache_width()), c_kv = buffer(ctx, tokens, config.kv_rank);
     const rows o = buffer(ctx, tokens, config.o_width());
+    const auto x = product().operand(ctx, args.x);
     if (compressed())
       compression().forward(
-          ctx, args.x, query_weights(w),
+          ctx, x, query_weights(w),
           {buffer(ctx, tokens, config.q_rank), {}, buffer(ctx, tokens, config.q_rank), q});  // 1
     else
-      linear<P>::forward(ctx, args.x, w.w_q, q);
-    linear<P>::forward(ctx, args.x, w.w_dkv, a_kv);                            // 2
+      product().forward(ctx, x, w.w_q, q);
+    product().forward(ctx, x, w.w_dkv, a_kv);                                  // 2
     compression().normalize(ctx, key_value_weights(w), {a_kv, {}, c_kv, {}});  // 2
     rotate(ctx, rotary_query(q), t.queries, args.rope, rotation::forward);     // 3
     rotate(ctx, rotary_key(a_kv), t.queries, args.rope, rotation::forward);    // 4
@@ -251,7 +265,7 @@ struct mla {
       attend_absorbed(ctx, args, q, o);  // 5
     else
       attend_expanded(ctx, args, q, o);
-    linear<P>::forward(ctx, o, w.w_o, args.y);  // 6
+    project(ctx, o, w, args.y);  // 6
   }
 
   template <execution_context Ctx>
@@ -264,12 +278,12 @@ struct mla {
     {
       const scratch_frame inner{ctx.scratch};
       const auto d_o = ctx.scratch.template tensor<activation<P>>(args.dy.extent(0), config.o_width());
-      linear<P>::backward_data(ctx, args.dy, w.w_o, d_o);  // 6'
+      product().backward_data(ctx, args.dy, w.w_o, d_o);  // 6'
       op::mla_attention<P>::backward(ctx, {.d_o = per_head(d_o),
                                            .q = per_head(s.q),
                                            .kv = per_head(s.kv),
                                            .k_rope = rotary_columns(s.a_kv),
-                                           .o = per_head(s.o),
+                                           .o = per_head(s.o.load(ctx)),
                                            .lse = s.lse,
                                            .sequence = args.sequence,
                                            .scale = config.softmax_scale(),
@@ -285,7 +299,7 @@ struct mla {
       compression().backward_data(ctx, query_weights(w), query_state(s), query_deltas(d), args.dx,
                                   store::add);  // 1'
     else
-      linear<P>::backward_data(ctx, d.dq, w.w_q, args.dx, store::add);
+      product().backward_data(ctx, d.dq, w.w_q, args.dx, store::add);
   }
 
   template <execution_context Ctx>
@@ -295,15 +309,16 @@ struct mla {
     const mla_saved<P> s = full(ctx, &args.saved, args.dy.extent(0));
     if (args.saved.c_kv.empty()) restore_latents(ctx, w, s);
     mla_gradients<P>& g = args.gradients;
-    linear<P>::backward_weights(ctx, args.dy, s.o, g.w_o);  // 6'
-    compression().backward_weights(ctx, args.x, key_value_weights(w), key_value_state(s),
+    product().backward_weights_plain(ctx, args.dy, s.o.load(ctx), g.w_o);  // 6'
+    const auto x = product().operand(ctx, args.x);
+    compression().backward_weights(ctx, x, key_value_weights(w), key_value_state(s),
                                    key_value_deltas(args.deltas),
                                    {.w_down = g.w_dkv, .gain = g.g_kv, .w_up = g.w_ukv});  // 2'
     if (compressed())
-      compression().backward_weights(ctx, args.x, query_weights(w), query_state(s), query_deltas(args.deltas),
+      compression().backward_weights(ctx, x, query_weights(w), query_state(s), query_deltas(args.deltas),
                                      {.w_down = g.w_dq, .gain = g.g_q, .w_up = g.w_uq});  // 1'
     else
-      linear<P>::backward_weights(ctx, args.deltas.dq, args.x, g.w_q);
+      product().backward_weights(ctx, args.deltas.dq, x, g.w_q);
   }
 
   template <execution_context Ctx>
@@ -330,7 +345,14 @@ struct mla {
   using rows = view<activation<P>, 2>;
 
   bool compressed() const { return config.q_rank > 0; }
-  compress compression() const { return {.epsilon = config.latent_epsilon}; }
+  linear<P> product() const { return linear<P>{config.recipe}; }
+  compress compression() const { return {.epsilon = config.latent_epsilon, .product = product()}; }
+
+  template <class Ctx>
+  void project(Ctx& ctx, rows o, const mla_weights<P>& w, rows y) const {
+    const scratch_frame frame{ctx.scratch};
+    product().forward(ctx, product().operand(ctx, o, config.recipe.exchanged_scales), w.w_o, y);
+  }
 
   template <class Ctx>
   static rows buffer(Ctx& ctx, index_t tokens, index_t columns) {
@@ -344,9 +366,10 @@ struct mla {
   }
 
   // Rows [first, first + count) of every head of w_ukv: [heads, count, kv_rank].
-  view<const weight<P>, 3> up_projections(const mla_weights<P>& w, index_t first, index_t count) const {
-    const index_t stride = w.w_ukv.stride(0);
-    return {w.w_ukv.data() + first * stride,
+  view<const weight<P>, 3> up_projections(view<const weight<P>, 2> w_ukv, index_t first,
+                                          index_t count) const {
+    const index_t stride = w_ukv.stride(0);
+    return {w_ukv.data() + first * stride,
             {config.heads, count, config.kv_rank},
             {(config.qk_nope + config.v_dim) * stride, stride, 1}};
   }
@@ -357,8 +380,9 @@ struct mla {
     const auto q_latent =
         ctx.scratch.template tensor<activation<P>>(q.extent(0), config.heads, config.kv_rank);
     const auto z = ctx.scratch.template tensor<activation<P>>(q.extent(0), config.heads, config.kv_rank);
+    const auto w_ukv = product().plain(ctx, args.weights.w_ukv);
     op::batched_gemm<P>::transposed(ctx, {.x = per_head(q).columns(0, config.qk_nope),
-                                          .w = up_projections(args.weights, 0, config.qk_nope),
+                                          .w = up_projections(w_ukv, 0, config.qk_nope),
                                           .y = q_latent});
     op::mla_decode<P>::forward(ctx, {.q_latent = q_latent,
                                      .q_rope = rotary_query(q),
@@ -367,7 +391,7 @@ struct mla {
                                      .scale = config.softmax_scale(),
                                      .z = z});
     op::batched_gemm<P>::forward(
-        ctx, {.x = z, .w = up_projections(args.weights, config.qk_nope, config.v_dim), .y = per_head(o)});
+        ctx, {.x = z, .w = up_projections(w_ukv, config.qk_nope, config.v_dim), .y = per_head(o)});
   }
 
   template <class Ctx>
@@ -379,7 +403,7 @@ struct mla {
     op::latent_cache<P>::gather(
         ctx,
         {.cache = args.tokens.rows_of(args.cache), .tokens = args.tokens.keys, .c = c, .k_rope = k_rope});
-    linear<P>::forward(ctx, c, args.weights.w_ukv, kv);
+    product().forward(ctx, product().operand(ctx, c), args.weights.w_ukv, kv);
     op::mla_attention<P>::forward(ctx, {.q = per_head(q),
                                         .kv = per_head(kv),
                                         .k_rope = k_rope,
@@ -398,9 +422,9 @@ struct mla {
   template <class Ctx, class Args>
   void restore(Ctx& ctx, const mla_weights<P>& w, const Args& args, const mla_saved<P>& s) const {
     restore_latents(ctx, w, s);
-    linear<P>::forward(ctx, s.c_kv, w.w_ukv, s.kv);
+    compression().expand(ctx, key_value_weights(w), key_value_state(s), product().operand(ctx, s.c_kv));
     if (!compressed()) return;  // q itself was kept
-    linear<P>::forward(ctx, s.c_q, w.w_uq, s.q);
+    compression().expand(ctx, query_weights(w), query_state(s), product().operand(ctx, s.c_q));
     rotate(ctx, rotary_query(s.q), args.sequence, args.rope, rotation::forward);
   }
   template <class Ctx>
@@ -416,7 +440,10 @@ struct mla {
         ctx, {.x = x, .positions = sequence.positions, .table = table, .direction = direction});
   }
 
-  auto per_head(rows x) const { return x.split_columns(config.heads > 0 ? x.extent(1) / config.heads : 0); }
+  template <class T>
+  auto per_head(view<T, 2> x) const {
+    return x.split_columns(config.heads > 0 ? x.extent(1) / config.heads : 0);
+  }
   auto rotary_query(rows q) const { return per_head(q).columns(config.qk_nope, config.qk_dim()); }
   rows rotary_columns(rows a) const { return a.columns(config.kv_rank, config.kv_rank + config.qk_rope); }
   auto rotary_key(rows a) const { return rotary_columns(a).split_columns(config.qk_rope); }

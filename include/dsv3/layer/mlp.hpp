@@ -2,23 +2,25 @@
 // The dense SwiGLU feed-forward.
 #pragma once
 
+#include <dsv3/layer/gated.hpp>
 #include <dsv3/layer/keep.hpp>
+#include <dsv3/layer/kept_rows.hpp>
 #include <dsv3/layer/linear.hpp>
-#include <dsv3/op/expert/swiglu.hpp>
 #include <dsv3/tensor/bundle.hpp>
 
 namespace dsv3::inline DSV3_ABI {
 
 struct mlp_config {
   index_t hidden = 0, inner = 0;
+  fp8_recipe recipe = {};  // for precisions with narrow operands
 };
 
 /// Gate and up projection lie in one matrix, gate rows first; the checkpoint has them apart.
 template <class Matrix>
 struct mlp_tensors {
   mlp_config config;
-  view<Matrix, 2> w_gate_up;  // [2 * inner, hidden]
-  view<Matrix, 2> w_down;     // [hidden, inner]
+  matrix_field<Matrix, 2> w_gate_up;  // [2 * inner, hidden]
+  matrix_field<Matrix, 2> w_down;     // [hidden, inner]
 
   template <class Visit, class... Self>
   static void each_field(const mlp_config& c, Visit&& visit, Self&... self) {
@@ -32,9 +34,9 @@ struct mlp_tensors {
 };
 
 template <precision P>
-using mlp_storage = mlp_tensors<weight<P>>;
+using mlp_storage = mlp_tensors<product_weight<P>>;
 template <precision P>
-using mlp_weights = mlp_tensors<const weight<P>>;
+using mlp_weights = mlp_tensors<const product_weight<P>>;
 template <precision P>
 using mlp_gradients = mlp_tensors<gradient<P>>;
 
@@ -42,18 +44,24 @@ struct mlp_activation_config {
   mlp_config layer;
   index_t tokens = 0;
   keep kept = keep::everything;
+
+  narrow_rows_config gate_up() const {
+    if (kept == keep::inputs) return {};
+    return {tokens, 2 * layer.inner, layer.recipe.swiglu_input};
+  }
 };
 
 template <precision P>
 struct mlp_saved {
   mlp_activation_config config;
-  view<activation<P>, 2> gate_up;  // [tokens, 2 * inner]
-  view<activation<P>, 2> a;        // [tokens, inner]       SwiGLU's output; kept by keep::everything only
+  kept_rows<P> gate_up;      // [tokens, 2 * inner]
+  view<activation<P>, 2> a;  // [tokens, inner]       SwiGLU's output; kept by keep::everything only, and not
+                             //                       where gate_up is kept in fewer bytes
 
   template <class Visit, class... Self>
   static void each_field(const mlp_activation_config& c, Visit&& visit, Self&... self) {
-    visit("gate_up", shape_if(c.kept != keep::inputs, {c.tokens, 2 * c.layer.inner}), self.gate_up...);
-    visit("a", shape_if(c.kept == keep::everything, {c.tokens, c.layer.inner}), self.a...);
+    each_part("gate_up.", c.gate_up(), visit, self.gate_up...);
+    visit("a", shape_if(c.kept == keep::everything && !tilewise<P>, {c.tokens, c.layer.inner}), self.a...);
   }
 };
 
@@ -106,34 +114,30 @@ struct mlp {
   void forward(Ctx& ctx, const forward_args& args) const {
     const scratch_frame frame{ctx.scratch};
     const index_t tokens = args.x.extent(0);
-    const bool keeps = args.saved != nullptr, keeps_a = keeps && args.saved->config.kept == keep::everything;
-    const auto gate_up = keeps ? args.saved->gate_up : buffer(ctx, tokens, 2 * config.inner);
-    const auto a = keeps_a ? args.saved->a : buffer(ctx, tokens, config.inner);
-    linear<P>::forward(ctx, args.x, args.weights.w_gate_up, gate_up);  // 1
-    op::swiglu<P>::forward(ctx, {.gate_up = gate_up, .y = a});         // 2
-    linear<P>::forward(ctx, a, args.weights.w_down, args.y);           // 3
+    const bool keeps = args.saved != nullptr && args.saved->config.kept != keep::inputs;
+    const auto gate_up = keeps ? args.saved->gate_up.buffer(ctx) : buffer(ctx, tokens, 2 * config.inner);
+    product().forward(ctx, product().operand(ctx, args.x), args.weights.w_gate_up, gate_up);  // 1
+    if (keeps) args.saved->gate_up.keep(ctx, gate_up, config.recipe.scales);
+    const auto a = gated(ctx, gate_up, keeps ? args.saved->a : view<activation<P>, 2>{});  // 2
+    product().forward(ctx, a, args.weights.w_down, args.y);                                // 3
   }
 
   template <execution_context Ctx>
   void backward_data(Ctx& ctx, const backward_data_args& args) const {
     const scratch_frame frame{ctx.scratch};
     const auto da = buffer(ctx, args.dy.extent(0), config.inner);
-    linear<P>::backward_data(ctx, args.dy, args.weights.w_down, da);  // 3'
+    product().backward_data(ctx, args.dy, args.weights.w_down, da);  // 3'
     op::swiglu<P>::backward(
-        ctx, {.dy = da, .gate_up = args.saved.gate_up, .d_gate_up = args.deltas.d_gate_up});  // 2'
-    linear<P>::backward_data(ctx, args.deltas.d_gate_up, args.weights.w_gate_up, args.dx);    // 1'
+        ctx, {.dy = da, .gate_up = args.saved.gate_up.load(ctx), .d_gate_up = args.deltas.d_gate_up});  // 2'
+    product().backward_data(ctx, args.deltas.d_gate_up, args.weights.w_gate_up, args.dx);               // 1'
   }
 
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, const backward_weights_args& args) const {
     const scratch_frame frame{ctx.scratch};
-    auto a = args.saved.a;
-    if (args.saved.config.kept != keep::everything) {
-      a = buffer(ctx, args.dy.extent(0), config.inner);
-      op::swiglu<P>::forward(ctx, {.gate_up = args.saved.gate_up, .y = a});  // 2 again
-    }
-    linear<P>::backward_weights(ctx, args.dy, a, args.gradients.w_down);                        // 3'
-    linear<P>::backward_weights(ctx, args.deltas.d_gate_up, args.x, args.gradients.w_gate_up);  // 1'
+    product().backward_weights(ctx, args.dy, gated_again(ctx, args.saved), args.gradients.w_down);  // 3'
+    product().backward_weights(ctx, args.deltas.d_gate_up, product().operand(ctx, args.x),
+                               args.gradients.w_gate_up);  // 1'
   }
 
   template <execution_context Ctx>
@@ -148,6 +152,20 @@ struct mlp {
   }
 
  private:
+  linear<P> product() const { return linear<P>{config.recipe}; }
+
+  template <class Ctx>
+  operand_view<P> gated(Ctx& ctx, view<const activation<P>, 2> gate_up, view<activation<P>, 2> a = {}) const {
+    return swiglu_operand<P>(ctx, config.recipe, {.gate_up = gate_up}, a);
+  }
+  // What step 2 made: kept, or made once more.
+  template <class Ctx>
+  operand_view<P> gated_again(Ctx& ctx, const mlp_saved<P>& saved) const {
+    if constexpr (!tilewise<P>)
+      if (!saved.a.empty()) return saved.a;
+    return gated(ctx, saved.gate_up.load(ctx));
+  }
+
   template <class Ctx>
   static auto buffer(Ctx& ctx, index_t tokens, index_t width) {
     return ctx.scratch.template tensor<activation<P>>(tokens, width);

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <dsv3/layer/expert_dispatch.hpp>
+#include <dsv3/layer/grouped_linear.hpp>
 #include <dsv3/layer/mlp.hpp>
-#include <dsv3/op/linear/grouped_gemm.hpp>
 #include <dsv3/op/routing/balance.hpp>
 #include <dsv3/op/routing/router.hpp>
 
@@ -15,19 +15,21 @@ struct moe_config {
   index_t inner = 0;           // inner width of one expert
   index_t shared_experts = 0;  // stored as one expert of that many times the inner width
 
+  fp8_recipe recipe = {};  // for precisions with narrow operands
+
   index_t hidden() const { return router.hidden; }
   index_t experts() const { return router.experts; }
-  mlp_config shared() const { return {router.hidden, shared_experts * inner}; }
+  mlp_config shared() const { return {router.hidden, shared_experts * inner, recipe}; }
 };
 
 /// Weights of all experts lie in one tensor per projection; the checkpoint has one tensor per expert.
 template <class Matrix, class Vector = Matrix>
 struct moe_tensors {
   moe_config config;
-  view<Vector, 2> centroids;   // [experts, hidden]
-  view<Matrix, 3> w_gate_up;   // [experts, 2 * inner, hidden]
-  view<Matrix, 3> w_down;      // [experts, hidden, inner]
-  mlp_tensors<Matrix> shared;  // inner width shared_experts * inner
+  view<Vector, 2> centroids;          // [experts, hidden]
+  matrix_field<Matrix, 3> w_gate_up;  // [experts, 2 * inner, hidden]
+  matrix_field<Matrix, 3> w_down;     // [experts, hidden, inner]
+  mlp_tensors<Matrix> shared;         // inner width shared_experts * inner
 
   template <class Visit, class... Self>
   static void each_field(const moe_config& c, Visit&& visit, Self&... self) {
@@ -45,9 +47,9 @@ struct moe_tensors {
 };
 
 template <precision P>
-using moe_storage = moe_tensors<weight<P>, master<P>>;
+using moe_storage = moe_tensors<product_weight<P>, master<P>>;
 template <precision P>
-using moe_weights = moe_tensors<const weight<P>, const master<P>>;
+using moe_weights = moe_tensors<const product_weight<P>, const master<P>>;
 template <precision P>
 using moe_gradients = moe_tensors<gradient<P>>;
 
@@ -58,6 +60,10 @@ struct moe_activation_config {
   keep kept = keep::everything;
 
   mlp_activation_config shared() const { return {layer.shared(), plan.tokens, kept}; }
+  narrow_rows_config gate_up() const {
+    if (kept == keep::inputs) return {};
+    return {plan.row_capacity(), 2 * layer.inner, layer.recipe.swiglu_input};
+  }
 };
 
 template <precision P>
@@ -69,9 +75,10 @@ struct moe_saved {
   view<accumulator<P>, 2> fraction;  // [sequences, experts]
   permutation plan;
   view<accumulator<P>, 1> row_gates;  // [row capacity]
-  view<activation<P>, 2> x_rows;      // [row capacity, hidden]      kept by keep::everything only
-  view<activation<P>, 2> gate_up;     // [row capacity, 2 * inner]
-  view<activation<P>, 2> a;           // [row capacity, inner]       kept by keep::everything only
+  operand_rows<P> x_rows;             // [row capacity, hidden]      kept by keep::everything only
+  kept_rows<P> gate_up;               // [row capacity, 2 * inner]
+  view<activation<P>, 2> a;           // [row capacity, inner]       kept by keep::everything only, and not
+                                      //                             where gate_up is kept in fewer bytes
   mlp_saved<P> shared;
 
   template <class Visit, class... Self>
@@ -85,8 +92,8 @@ struct moe_saved {
     if (any) each_part("plan.", c.plan, visit, self.plan...);
     visit("row_gates", shape_if(any, {rows}), self.row_gates...);
     visit("x_rows", shape_if(all, {rows, c.layer.hidden()}), self.x_rows...);
-    visit("gate_up", shape_if(any, {rows, 2 * c.layer.inner}), self.gate_up...);
-    visit("a", shape_if(all, {rows, c.layer.inner}), self.a...);
+    each_part("gate_up.", c.gate_up(), visit, self.gate_up...);
+    visit("a", shape_if(all && !tilewise<P>, {rows, c.layer.inner}), self.a...);
     if (c.layer.shared_experts > 0) each_part("shared.", c.shared(), visit, self.shared...);
   }
 };
@@ -183,14 +190,13 @@ struct moe {
                                              .fraction = s.fraction,
                                              .loss = args.balance_loss});  // 2
     exchange().plan(ctx, s.ids, s.plan);                                   // 3
-    exchange().dispatch(ctx, args.x, s.plan, s.x_rows);                    // 4
+    dispatch(ctx, args.x, s.plan, s.x_rows);                               // 4
     exchange().dispatch_gates(ctx, s.gates, s.plan, s.row_gates);          // 5
-    op::grouped_gemm<P>::forward(
-        ctx, {.x = ragged(s, s.x_rows), .w = w.w_gate_up, .y = ragged(s, s.gate_up)});  // 6
-    op::swiglu<P>::forward(
-        ctx, {.gate_up = s.gate_up, .y = s.a, .row_gates = s.row_gates, .token_of = s.plan.token_of});  // 7
+    const auto gate_up = s.gate_up.buffer(ctx);
+    product().forward(ctx, s.x_rows, w.w_gate_up, groups(s), gate_up);  // 6
+    if (args.saved != nullptr) s.gate_up.keep(ctx, gate_up, config.recipe.scales, groups(s));
     const auto y_rows = ctx.scratch.template tensor<activation<P>>(s.x_rows.extent(0), config.hidden());
-    op::grouped_gemm<P>::forward(ctx, {.x = ragged(s, s.a), .w = w.w_down, .y = ragged(s, y_rows)});  // 8
+    product().forward(ctx, gated(ctx, s, gate_up, s.a), w.w_down, groups(s), y_rows);  // 7, 8
     if (has_shared()) {
       mlp_saved<P> shared = s.shared;
       shared_expert().forward(ctx, {.x = args.x, .weights = w.shared, .y = args.y, .saved = &shared});  // 9
@@ -212,11 +218,10 @@ struct moe {
       const scratch_frame inner{ctx.scratch};
       const auto da = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
       const auto d_row_gates = ctx.scratch.template tensor<accumulator<P>>(rows);
-      exchange().dispatch(ctx, args.dy, s.plan, d.dy_rows);  // 10'
-      op::grouped_gemm<P>::backward_data(
-          ctx, {.dy = ragged(s, d.dy_rows), .w = w.w_down, .dx = ragged(s, da)});  // 8'
+      exchange().dispatch(ctx, args.dy, s.plan, d.dy_rows);               // 10'
+      product().exchanged_data(ctx, d.dy_rows, w.w_down, groups(s), da);  // 8'
       op::swiglu<P>::backward(ctx, {.dy = da,
-                                    .gate_up = s.gate_up,
+                                    .gate_up = s.gate_up.load(ctx, groups(s)),
                                     .d_gate_up = d.d_gate_up,
                                     .row_gates = s.row_gates,
                                     .d_row_gates = d_row_gates,
@@ -230,8 +235,7 @@ struct moe {
     {
       const scratch_frame inner{ctx.scratch};
       const auto dx_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
-      op::grouped_gemm<P>::backward_data(
-          ctx, {.dy = ragged(s, d.d_gate_up), .w = w.w_gate_up, .dx = ragged(s, dx_rows)});  // 6'
+      product().backward_data(ctx, d.d_gate_up, w.w_gate_up, groups(s), dx_rows);  // 6'
       if (has_shared())
         exchange().combine(ctx, dx_rows, s.plan, args.dx, args.dx);  // 4'
       else
@@ -263,21 +267,9 @@ struct moe {
     const moe_saved<P>& s = args.saved;
     const moe_deltas<P>& d = args.deltas;
     moe_gradients<P>& g = args.gradients;
-    auto x_rows = s.x_rows;
-    auto a = s.a;
-    if (s.config.kept != keep::everything) {
-      const index_t rows = s.config.plan.row_capacity();
-      x_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
-      a = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
-      exchange().dispatch(ctx, args.x, s.plan, x_rows);  // 4 again
-      op::swiglu<P>::forward(
-          ctx,
-          {.gate_up = s.gate_up, .y = a, .row_gates = s.row_gates, .token_of = s.plan.token_of});  // 7 again
-    }
-    op::grouped_gemm<P>::backward_weights(
-        ctx, {.dy = ragged(s, d.dy_rows), .x = ragged(s, a), .dw = g.w_down});  // 8'
-    op::grouped_gemm<P>::backward_weights(
-        ctx, {.dy = ragged(s, d.d_gate_up), .x = ragged(s, x_rows), .dw = g.w_gate_up});  // 6'
+    product().exchanged_weights(ctx, d.dy_rows, gated_again(ctx, s), groups(s), g.w_down);  // 8'
+    product().backward_weights(ctx, d.d_gate_up, dispatched_again(ctx, args.x, s), groups(s),
+                               g.w_gate_up);  // 6'
     if (has_shared())
       shared_expert().backward_weights(
           ctx,
@@ -307,13 +299,44 @@ struct moe {
   bool has_shared() const { return config.shared_experts > 0; }
   mlp<P> shared_expert() const { return {config.shared()}; }
 
-  template <class T>
-  static ragged_view<const T> ragged(const moe_saved<P>& s, view<const T, 2> rows) {
-    return s.plan.ragged(rows);
+  grouped_linear<P> product() const { return grouped_linear<P>{config.recipe}; }
+  static row_groups groups(const moe_saved<P>& s) { return {s.plan.offsets, s.plan.counts}; }
+
+  // Tokens to the experts' rows, as the products read them.
+  template <class Ctx>
+  void dispatch(Ctx& ctx, view<const activation<P>, 2> x, const permutation_view& plan,
+                const operand_rows<P>& rows) const {
+    if constexpr (tilewise<P>)
+      exchange().dispatch_scaled(ctx, x, plan, rows, config.recipe);
+    else
+      exchange().dispatch(ctx, x, plan, rows);
   }
-  template <class T>
-  static ragged_view<T> ragged(const moe_saved<P>& s, view<T, 2> rows) {
-    return s.plan.ragged(rows);
+  template <class Ctx>
+  operand_view<P> gated(Ctx& ctx, const moe_saved<P>& s, view<const activation<P>, 2> gate_up,
+                        view<activation<P>, 2> a = {}) const {
+    return swiglu_operand<P>(
+        ctx, config.recipe,
+        {.gate_up = gate_up, .row_gates = s.row_gates, .token_of = s.plan.token_of, .groups = groups(s)}, a);
+  }
+
+  // What steps 7 and 4 made: kept, or made once more.
+  template <class Ctx>
+  operand_view<P> gated_again(Ctx& ctx, const moe_saved<P>& s) const {
+    if constexpr (!tilewise<P>)
+      if (!s.a.empty()) return s.a;
+    return gated(ctx, s, s.gate_up.load(ctx, groups(s)));
+  }
+  template <class Ctx>
+  operand_view<P> dispatched_again(Ctx& ctx, view<const activation<P>, 2> x, const moe_saved<P>& s) const {
+    if (!s.x_rows.empty()) return s.x_rows;
+    const index_t rows = s.config.plan.row_capacity();
+    operand_rows<P> x_rows;
+    if constexpr (tilewise<P>)
+      x_rows = scratch_tiles<fp8_e4m3>(ctx, rows, config.hidden());
+    else
+      x_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
+    dispatch(ctx, x, s.plan, x_rows);
+    return x_rows;
   }
 
   template <class Ctx>

@@ -5,17 +5,19 @@
 
 #include <dsv3/layer/block.hpp>
 #include <dsv3/op/embedding/embedding.hpp>
+#include <dsv3/op/linear/gemm.hpp>
 
 namespace dsv3::inline DSV3_ABI {
 
 /// Embedding and output head are the main model's; everything here is the module's own.
-template <class Matrix, class Vector = Matrix>
+/// Product is what the block's matrices consist of.
+template <class Matrix, class Vector = Matrix, class Product = Matrix>
 struct mtp_tensors {
   block_config config;
   view<Vector, 1> g_embedding;  // [hidden]               norm of the embedded token
   view<Vector, 1> g_hidden;     // [hidden]               norm of the previous depth's representation
   view<Matrix, 2> w_eh;         // [hidden, 2 * hidden]   columns: embedding first, representation second
-  block_tensors<Matrix, Vector> block;
+  block_tensors<Product, Vector> block;
   view<Vector, 1> g_head;  // [hidden]               norm before the shared head
 
   template <class Visit, class... Self>
@@ -30,15 +32,15 @@ struct mtp_tensors {
 
   template <class M = Matrix>
     requires(!std::is_const_v<M>)
-  operator mtp_tensors<const M, const Vector>() const {
+  operator mtp_tensors<const M, const Vector, const Product>() const {
     return {config, g_embedding, g_hidden, w_eh, block, g_head};
   }
 };
 
 template <precision P>
-using mtp_storage = mtp_tensors<weight<P>, master<P>>;
+using mtp_storage = mtp_tensors<weight<P>, master<P>, product_weight<P>>;
 template <precision P>
-using mtp_weights = mtp_tensors<const weight<P>, const master<P>>;
+using mtp_weights = mtp_tensors<const weight<P>, const master<P>, const product_weight<P>>;
 template <precision P>
 using mtp_gradients = mtp_tensors<gradient<P>>;
 
@@ -164,7 +166,7 @@ struct mtp_module {
     op::embedding<P>::forward(ctx, {.ids = args.ids, .table = args.embedding, .y = s.e});  // 1
     norm(ctx, s.e, w.g_embedding, left(s.pair), s.e_rstd);                                 // 2
     norm(ctx, args.h, w.g_hidden, right(s.pair), s.h_rstd);                                // 3
-    linear<P>::forward(ctx, s.pair, w.w_eh, s.x);                                          // 4
+    op::gemm<P>::forward(ctx, {.x = s.pair, .w = w.w_eh, .y = s.x});                       // 4
     inner().forward(ctx, {.x = s.x,
                           .weights = w.block,
                           .batch = args.batch,
@@ -186,7 +188,7 @@ struct mtp_module {
     op::embedding<P>::forward(ctx, {.ids = args.ids, .table = args.embedding, .y = x});  // 1
     norm(ctx, x, w.g_embedding, left(pair), {});                                         // 2
     norm(ctx, args.h, w.g_hidden, right(pair), {});                                      // 3
-    linear<P>::forward(ctx, pair, w.w_eh, x);                                            // 4
+    op::gemm<P>::forward(ctx, {.x = pair, .w = w.w_eh, .y = x});                         // 4
     inner().decode(ctx, {.x = x,
                          .weights = w.block,
                          .tokens = args.tokens,
@@ -287,7 +289,7 @@ struct mtp_module {
     const mtp_saved<P>& s = args.saved;
     const mtp_weights<P>& w = args.weights;
     const mtp_deltas<P>& d = args.deltas;
-    linear<P>::backward_data(ctx, d.dx, w.w_eh, d.dpair);  // 4'
+    op::gemm<P>::backward_data(ctx, {.dy = d.dx, .w = w.w_eh, .dx = d.dpair});  // 4'
     op::rms_norm<P>::backward(
         ctx, {.dy = right(d.dpair), .x = args.h, .gain = w.g_hidden, .rstd = s.h_rstd, .dx = args.dh});  // 3'
     op::rms_norm<P>::backward(
@@ -301,7 +303,7 @@ struct mtp_module {
     const mtp_gradients<P>& g = args.gradients;
     op::rms_norm<P>::backward(
         ctx, {.dy = args.d_normed, .x = s.y, .gain = w.g_head, .rstd = s.y_rstd, .dgain = g.g_head});  // 6'
-    linear<P>::backward_weights(ctx, d.dx, s.pair, g.w_eh);                                            // 4'
+    op::gemm<P>::backward_weights(ctx, {.dy = d.dx, .x = s.pair, .dw = g.w_eh});                       // 4'
     op::rms_norm<P>::backward(ctx, {.dy = right(d.dpair),
                                     .x = args.h,
                                     .gain = w.g_hidden,

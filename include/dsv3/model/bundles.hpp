@@ -12,15 +12,16 @@ namespace dsv3::inline DSV3_ABI {
 
 /// One value per learnable parameter: weights, masters, gradients, moments. Names are the checkpoint's, but
 /// for the projections that lie in one tensor here (`gate_up_proj`, `experts.*`), which model/checkpoint.hpp
-/// takes apart.
-template <class Matrix, class Vector = Matrix>
+/// takes apart. Product is what the matrices of the linear layers consist of; embedding, head and MTP's joint
+/// projection consist of Matrix.
+template <class Matrix, class Vector = Matrix, class Product = Matrix>
 struct model_tensors {
   model_config config;
-  view<Matrix, 2> embedding;                          // [vocab, hidden]
-  std::vector<block_tensors<Matrix, Vector>> blocks;  // of the main model
-  view<Vector, 1> g_final;                            // [hidden]
-  view<Matrix, 2> head;                               // [vocab, hidden]
-  std::vector<mtp_tensors<Matrix, Vector>>
+  view<Matrix, 2> embedding;                           // [vocab, hidden]
+  std::vector<block_tensors<Product, Vector>> blocks;  // of the main model
+  view<Vector, 1> g_final;                             // [hidden]
+  view<Matrix, 2> head;                                // [vocab, hidden]
+  std::vector<mtp_tensors<Matrix, Vector, Product>>
       mtp;  // layers config.layers, config.layers + 1, ... of the checkpoint
 
   template <class Visit, class... Self>
@@ -40,7 +41,7 @@ struct model_tensors {
 };
 
 template <precision P>
-using model_weights = model_tensors<weight<P>, master<P>>;
+using model_weights = model_tensors<weight<P>, master<P>, product_weight<P>>;
 template <precision P>
 using model_masters = model_tensors<master<P>>;
 template <precision P>

@@ -33,6 +33,7 @@ struct model_config {
   mtp_input mtp_reads = mtp_input::post_final_norm;
   std::int32_t bos_id = 0, eos_id = 1;
   double init_deviation = 0.006;  // of every learnable matrix (report, section 4.2)
+  fp8_recipe recipe = {};         // of precisions with narrow operands; no part of a checkpoint
 
   index_t moe_layers() const { return layers - dense_layers; }
   /// Routers of the whole network: those of the main model's MoE layers, then one per MTP module.
@@ -47,7 +48,8 @@ struct model_config {
             .kv_rank = kv_rank,
             .q_rank = q_rank,
             .latent_epsilon = latent_epsilon,
-            .rope = rope};
+            .rope = rope,
+            .recipe = recipe};
   }
   moe_config moe() const {
     return {.router = {.hidden = hidden,
@@ -58,7 +60,8 @@ struct model_config {
                        .normalise = normalise_gates,
                        .scale = routed_scale},
             .inner = expert_inner,
-            .shared_experts = shared_experts};
+            .shared_experts = shared_experts,
+            .recipe = recipe};
   }
   /// Block `layer` of the main model; `layer >= layers` is the block of an MTP module.
   block_config block(index_t layer) const {
@@ -68,7 +71,7 @@ struct model_config {
                    .experts = {},
                    .epsilon = epsilon};
     if (layer < dense_layers || experts == 0)
-      c.dense = {hidden, dense_inner};
+      c.dense = {hidden, dense_inner, recipe};
     else
       c.kind = feed_forward::experts, c.experts = moe();
     return c;

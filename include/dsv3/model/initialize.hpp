@@ -5,6 +5,7 @@
 #include <dsv3/model/bundles.hpp>
 #include <dsv3/op/memory/copy.hpp>
 #include <dsv3/op/memory/fill.hpp>
+#include <dsv3/op/quant/tile_quantizer.hpp>
 
 #include <cstdint>
 #include <string>
@@ -33,17 +34,56 @@ void initialize(Ctx& ctx, model_tensors<Element>& masters, std::uint64_t seed) {
       masters);
 }
 
+/// Gives a weight its master's values, rounded.
+template <execution_context Ctx, class Master, class Element>
+void adopt_master(Ctx& ctx, view<const Master, 1> master, view<Element, 1> weight) {
+  const index_t n = master.size();
+  op::copy<Master, Element>::forward(
+      ctx, {.x = view{master.data(), index_t{1}, n}, .y = view{weight.data(), index_t{1}, n}});
+}
+/// The same in scaled tiles; matrix by matrix of a stack.
+template <execution_context Ctx, class Master, class Element>
+void adopt_master(Ctx& ctx, view<const Master, 1> master, const scaled_view<Element, block_tile, 3>& weight,
+                  const fp8_recipe& recipe) {
+  const index_t rows = weight.extent(1), columns = weight.extent(2);
+  for (index_t i = 0; i < weight.extent(0); ++i)
+    op::tile_quantizer<Master, Element, block_tile>::forward(
+        ctx, {.x = view{master.data() + i * rows * columns, rows, columns},
+              .y = weight[i],
+              .scales = recipe.scales,
+              .group = recipe.weights == scale_group::tensor ? scale_group::tensor : scale_group::tile});
+}
+
+/// A matrix in scaled tiles as a stack of one.
+template <class Element, class Tile>
+scaled_view<Element, Tile, 3> stack_of(const scaled_view<Element, Tile, 3>& x) {
+  return x;
+}
+template <class Element, class Tile>
+scaled_view<Element, Tile, 3> stack_of(const scaled_view<Element, Tile, 2>& x) {
+  return {{x.values.data(),
+           {1, x.extent(0), x.extent(1)},
+           {x.extent(0) * x.values.stride(0), x.values.stride(0), 1}},
+          {x.scales.data(),
+           {1, x.scales.extent(0), x.scales.extent(1)},
+           {x.scales.size(), x.scales.stride(0), x.scales.stride(1)}}};
+}
+
 /// Gives every weight its master's value, rounded. Fields that lie in the masters' own memory are left alone.
-template <execution_context Ctx, class Master, class Matrix, class Vector>
-void adopt_masters(Ctx& ctx, model_tensors<Master>& masters, model_tensors<Matrix, Vector>& weights) {
+template <execution_context Ctx, class Master, class Matrix, class Vector, class Product>
+void adopt_masters(Ctx& ctx, model_tensors<Master>& masters,
+                   model_tensors<Matrix, Vector, Product>& weights) {
   for_each_field(
-      [&](const std::string&, const shape& s, auto& master, auto& weight) {
-        using element = typename std::remove_reference_t<decltype(weight)>::element;
-        if constexpr (std::is_same_v<element, Master>)
-          if (weight.data() == master.data()) return;
-        const index_t n = s.elements();
-        op::copy<Master, element>::forward(
-            ctx, {.x = view{master.data(), index_t{1}, n}, .y = view{weight.data(), index_t{1}, n}});
+      [&](const std::string&, const shape&, auto& master, auto& weight) {
+        using field = std::remove_reference_t<decltype(weight)>;
+        const view<const Master, 1> from = master.flat();
+        if constexpr (requires { typename field::scale; }) {
+          adopt_master(ctx, from, stack_of(weight), masters.config.recipe);
+        } else {
+          if constexpr (std::is_same_v<typename field::element, Master>)
+            if (weight.data() == master.data()) return;
+          adopt_master(ctx, from, weight.flat());
+        }
       },
       masters, weights);
 }

@@ -75,6 +75,6 @@ struct matrix_of<const scaled<Element, Tile>, Rank> {
 
 /// view<Matrix, Rank>, or scaled_view<Element, Tile, Rank> where Matrix is scaled<Element, Tile>.
 template <class Matrix, int Rank>
-using matrix = typename detail::matrix_of<Matrix, Rank>::type;
+using matrix_field = typename detail::matrix_of<Matrix, Rank>::type;
 
 }  // namespace dsv3::inline DSV3_ABI

@@ -128,11 +128,12 @@ class unfinished_folder {
 };
 
 /// Calls visit(name, view) for every tensor of state.safetensors. Masters are there where forward reads
-/// another type; where it does not, they are the weights of model.safetensors.
+/// another type; where it does not, they are the weights of model.safetensors. That has BF16 where the
+/// weights are scaled tiles: then all masters are here, and the tiles are made from them.
 template <precision P, layout_policy L, class Visit>
 void for_each_state_tensor(training_state<P, L>& state, Visit&& visit) {
   for (const parameter<P>& row : state.parameters)
-    if (!row.w.empty()) visit("masters." + row.name, row.p);
+    if (tilewise<P> || !row.w.empty()) visit("masters." + row.name, row.p);
   for (const parameter<P>& row : state.parameters) visit("first_moments." + row.name, row.m);
   for (const parameter<P>& row : state.parameters) visit("second_moments." + row.name, row.v);
   visit("routing.bias", state.routing.bias.flat());
@@ -295,9 +296,14 @@ std::string save_checkpoint(const std::string& run, training_state<P, L>& state,
   detail::unfinished_folder folder{run, name};
   detail::training_manifest manifest{
       P::name, state.progress, crc32c_of(config_json(state.masters.config).dump()), {}};
-  manifest.files =
-      write_checkpoint(folder.path(), state.weights, view<const master<P>, 2>(state.routing.bias),
-                       {.memory = L::rope, .max_shard_bytes = max_shard_bytes});
+  const view<const master<P>, 2> bias = state.routing.bias;
+  checkpoint_options options{.memory = L::rope, .max_shard_bytes = max_shard_bytes};
+  if constexpr (tilewise<P>) {
+    options.type = dtype::bf16;
+    manifest.files = write_checkpoint(folder.path(), state.masters, bias, options);
+  } else {
+    manifest.files = write_checkpoint(folder.path(), state.weights, bias, options);
+  }
   safetensors_folder_writer writer{folder.path(), max_shard_bytes, detail::state_stem};
   detail::for_each_state_tensor(state, [&]<class T>(const std::string& tensor, view<T, 1> values) {
     writer.declare(tensor, dtype_of<T>, {values.size()});
@@ -341,7 +347,7 @@ found_checkpoint load_checkpoint(const std::string& path, Ctx& ctx, training_sta
 
   prepare_state(ctx, state);
   synchronize(ctx);
-  reader.read(state.weights, state.routing.bias, L::rope);
+  if constexpr (!tilewise<P>) reader.read(state.weights, state.routing.bias, L::rope);
   safetensors_folder files{folder, detail::state_stem};
   index_t tensors = 0;
   detail::for_each_state_tensor(state, [&]<class T>(const std::string& name, view<T, 1> to) {
@@ -355,6 +361,8 @@ found_checkpoint load_checkpoint(const std::string& path, Ctx& ctx, training_sta
   if (const auto found_tensors = static_cast<index_t>(files.names().size()); found_tensors != tensors)
     raise(folder + ": " + std::to_string(found_tensors) + " tensors found in the training state, expected " +
           std::to_string(tensors));
+  if constexpr (tilewise<P>)
+    for (const parameter<P>& row : state.parameters) adopt_master(ctx, row, state.masters.config.recipe);
   state.progress = manifest.progress;
   return found;
 }

@@ -92,7 +92,8 @@ struct parameter {
   std::string name;        // the checkpoint's, as in the table of contents
   bool is_matrix = false;  // the others are norm gains
   view<master<P>, 1> p;
-  view<weight<P>, 1> w;  // what forward reads; empty where that is p itself
+  view<weight<P>, 1> w;                        // what forward reads: these,
+  scaled_view<fp8_e4m3, block_tile, 3> tiles;  // or these [stack, rows, columns]; both empty: p itself
   view<gradient<P>, 1> g;
   view<moment<P>, 1> m, v;
 };
@@ -114,8 +115,8 @@ std::size_t place_weights(const model_config& config, model_masters<P>& masters,
         if constexpr (std::is_same_v<element, master<P>>) {
           weight = master_field;
         } else {
-          if (own != nullptr) weight = field_view::of_shape(reinterpret_cast<element*>(own + bytes), s);
-          bytes += field_bytes(sizeof(element), s);
+          if (own != nullptr) weight = stored_at<field_view>(own + bytes, s);
+          bytes += stored_bytes<field_view>(s);
         }
       },
       masters, weights);
@@ -171,8 +172,11 @@ struct training_state {
     detail::place_weights<P>(model.config, all, weights, own_weights_.data());
     for_each_field(
         [&](const std::string& name, const dsv3::shape& s, auto& p, auto& w, auto& g, auto& m, auto& v) {
-          parameter<P> row{name, s.rank() > 1, p.flat(), {}, g.flat(), m.flat(), v.flat()};
-          if constexpr (!std::is_same_v<typename std::remove_reference_t<decltype(w)>::element, master<P>>)
+          using field = std::remove_reference_t<decltype(w)>;
+          parameter<P> row{name, s.rank() > 1, p.flat(), {}, {}, g.flat(), m.flat(), v.flat()};
+          if constexpr (requires { typename field::scale; })
+            row.tiles = stack_of(w);
+          else if constexpr (!std::is_same_v<typename field::element, master<P>>)
             row.w = w.flat();
           parameters.push_back(std::move(row));
         },
@@ -203,17 +207,20 @@ void prepare_state(Ctx& ctx, training_state<P, L>& state) {
   op::fill<std::int64_t>::constant(ctx, {.y = state.numbers.load.flat(), .value = 0});
 }
 
+/// Gives forward what the master is.
+template <execution_context Ctx, precision P>
+void adopt_master(Ctx& ctx, const parameter<P>& row, const fp8_recipe& recipe) {
+  if (!row.w.empty()) adopt_master<Ctx, master<P>, weight<P>>(ctx, row.p, row.w);
+  if (!row.tiles.empty()) adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, recipe);
+}
+
 /// A run before its first step.
 template <execution_context Ctx, precision P, layout_policy L>
 void initialize_state(Ctx& ctx, training_state<P, L>& state, std::uint64_t seed) {
   prepare_state(ctx, state);
   for (const parameter<P>& row : state.parameters) {
     initialize_tensor(ctx, row.name, row.is_matrix, row.p, state.masters.config.init_deviation, seed);
-    if (!row.w.empty()) {
-      const index_t n = row.p.size();
-      op::copy<master<P>, weight<P>>::forward(
-          ctx, {.x = view{row.p.data(), index_t{1}, n}, .y = view{row.w.data(), index_t{1}, n}});
-    }
+    adopt_master(ctx, row, state.masters.config.recipe);
     op::fill<moment<P>>::constant(ctx, {.y = row.m, .value = 0});
     op::fill<moment<P>>::constant(ctx, {.y = row.v, .value = 0});
   }

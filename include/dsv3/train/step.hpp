@@ -109,6 +109,9 @@ struct step_phases {
         move(ctx, row, row.p, update);
       else
         move(ctx, row, row.w, update);
+      // Weights in tiles are quantised here, once for all products that read them until the next update.
+      if (!row.tiles.empty())
+        adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, model.config.recipe);
     }
     for (index_t r = 0; r < state.routing.bias.extent(0); ++r)
       op::routing_bias<P>::update(

@@ -17,6 +17,7 @@ struct dispatch_quantizer {
     permutation_view plan;
     scaled_view<Element, row_tile> rows;  // [row capacity, width]    live rows written
     scale_kind scales = scale_kind::power_of_two;
+    scale_group group = scale_group::tile;
     status check() const {
       return requirements{name}
           .equal("x", "tokens", x.extent(0), "plan", plan.config.tokens)
