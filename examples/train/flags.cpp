@@ -175,9 +175,8 @@ run_settings flags::resolved() {
       s_.model = dsv3::named_config(s_.model_name);
     } else {
       const dsv3::config_file file = dsv3::read_config(config_);
-      if (!file.quantisation.empty())
-        throw usage_error(config_ + ": weights quantised as " + file.quantisation +
-                          " cannot be trained, expected none");
+      if (file.block_scales)
+        throw usage_error(config_ + ": weights in 8 bits cannot be trained, expected no quantization_config");
       s_.model = file.model;
       s_.model_name = config_;
     }

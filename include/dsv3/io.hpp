@@ -2,6 +2,7 @@
 // Files: JSON, safetensors, the logs of a run and its report. Needs nlohmann_json, the component dsv3::io.
 #pragma once
 
+#include <dsv3/io/block_codec.hpp>
 #include <dsv3/io/crc32c.hpp>
 #include <dsv3/io/file.hpp>
 #include <dsv3/io/json.hpp>
@@ -10,5 +11,6 @@
 #include <dsv3/io/report.hpp>
 #include <dsv3/io/run_log.hpp>
 #include <dsv3/io/safetensors.hpp>
+#include <dsv3/io/safetensors/block_weight.hpp>
 #include <dsv3/io/svg_plot.hpp>
 #include <dsv3/io/tensorboard.hpp>

@@ -17,7 +17,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   if (elements_of<mla_tensors<float>>(file.model.attention()) <= 0) __builtin_trap();
-  const model_config back = parse_config(config_json(file.model), "written").model;
-  if (!same_model(back, "read", file.model, "written").good()) __builtin_trap();
+  json written = config_json(file.model);
+  if (file.block_scales == scale_kind::real) written["quantization_config"] = quantization_json();
+  const config_file back = parse_config(written, "written");
+  if (!same_model(back.model, "read", file.model, "written").good()) __builtin_trap();
+  if (back.block_scales && back.block_scales != file.block_scales) __builtin_trap();
   return 0;
 }

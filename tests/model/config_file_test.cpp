@@ -122,11 +122,42 @@ TEST_CASE("the spellings of the rope fields mean the same") {
 TEST_CASE("other layouts and formats of the weights are told apart") {
   json object = published();
   CHECK(parsed(object).rope == rope_layout::interleaved);
-  CHECK(parsed(object).quantisation.empty());
+  CHECK_FALSE(parsed(object).block_scales);
   object["rope_interleave"] = false;
-  object["quantization_config"] = {{"quant_method", "fp8"}, {"fmt", "e4m3"}};
+  object["quantization_config"] = quantization_json();
   CHECK(parsed(object).rope == rope_layout::half_split);
-  CHECK(parsed(object).quantisation == "fp8");
+  CHECK(parsed(object).block_scales == scale_kind::real);
+  object["quantization_config"]["scale_fmt"] = "ue8m0";
+  CHECK(parsed(object).block_scales == scale_kind::power_of_two);
+  object["quantization_config"]["modules_to_not_convert"] = {"lm_head"};
+  CHECK(parsed(object).block_scales == scale_kind::power_of_two);
+  object["quantization_config"] = nullptr;
+  CHECK_FALSE(parsed(object).block_scales);
+}
+
+TEST_CASE("other quantisations are refused by the field") {
+  const auto with = [](const std::string& key, const json& value) {
+    json inner = quantization_json();
+    inner[key] = value;
+    return refused("quantization_config", inner);
+  };
+  const std::string where = "c.json: quantization_config: ";
+  CHECK(with("quant_method", "gptq") ==
+        where + "quant_method is \"gptq\", expected fp8, 8-bit weights in blocks");
+  CHECK(with("quant_method", 8) == where + "quant_method is 8, expected a string");
+  CHECK(with("fmt", "e5m2") == where + "fmt is \"e5m2\", expected e4m3, 8-bit weights in blocks");
+  CHECK(with("activation_scheme", "static") ==
+        where + "activation_scheme is \"static\", expected dynamic: activations are scaled by what they are");
+  CHECK(with("weight_block_size", {64, 128}) == where + "weight_block_size is [64,128], expected [128, 128]");
+  CHECK(with("weight_block_size", nullptr) ==
+        where + "weight_block_size is null, expected an array, each a positive integer");
+  CHECK(with("scale_fmt", "e8m0") ==
+        where + "scale_fmt is \"e8m0\", expected ue8m0, or no such key for scales that are no powers of two");
+  CHECK(with("bits", 8) == where + "bits is not a known key");
+  json without = quantization_json();
+  without.erase("weight_block_size");
+  CHECK(refused("quantization_config", without) ==
+        where + "weight_block_size is missing, expected an array, each a positive integer");
 }
 
 TEST_CASE("configs of softmax routers") {

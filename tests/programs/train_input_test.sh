@@ -84,8 +84,11 @@ config "first_k_dense_replace is 3, expected an integer from 0 to 2" \
 config 'line 2, byte *: key "model_type" found twice in one object, expected distinct keys' \
   's/"vocab_size"/"model_type": 1, "vocab_size"/'
 config "line *, byte *" '$d'
-config "weights quantised as fp8 cannot be trained, expected none" \
-  's/"model_type"/"quantization_config": {"quant_method": "fp8"}, "model_type"/'
+quantised='{"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}'
+config "weights in 8 bits cannot be trained, expected no quantization_config" \
+  "s/\"model_type\"/\"quantization_config\": $quantised, \"model_type\"/"
+config 'quantization_config: fmt is "e5m2", expected e4m3, 8-bit weights in blocks' \
+  "s/\"model_type\"/\"quantization_config\": ${quantised/e4m3/e5m2}, \"model_type\"/"
 usage "$scratch/none.json: cannot be opened: No such file or directory" --config "$scratch/none.json"
 usage "$scratch/text/config.json: cannot be opened: No such file or directory" --config "$scratch/text"
 usage "--seq is 65, the model is for at most 64 positions" --config "$scratch/config.json" --seq 65

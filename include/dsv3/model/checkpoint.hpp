@@ -3,10 +3,11 @@
 //
 // The files have one tensor per projection and expert; a bundle has gate and up projection in one tensor, and
 // all experts in one. Files hold rotary rows interleaved or half-split, and so may memory: reading and
-// writing permute the rows.
+// writing permute the rows. Weights of linear layers may lie in the files in 8 bits, scaled by blocks.
 #pragma once
 
 #include <dsv3/io/safetensors.hpp>
+#include <dsv3/io/safetensors/block_weight.hpp>
 #include <dsv3/model/bundles.hpp>
 #include <dsv3/model/config_file.hpp>
 
@@ -105,8 +106,8 @@ inline std::string layer_prefix(index_t layer) { return "model.layers." + std::t
 
 /// Calls visit(checkpoint_tensor) for every tensor that a bundle is in the files: weights, gradients,
 /// moments.
-template <class Matrix, class Vector, class Visit>
-void for_each_checkpoint_tensor(const model_tensors<Matrix, Vector>& bundle, Visit&& visit) {
+template <class... Element, class Visit>
+void for_each_checkpoint_tensor(const model_tensors<Element...>& bundle, Visit&& visit) {
   for_each_field([&](const std::string& name, const shape&,
                      auto& field) { detail::split_field(name, field, bundle.config, visit); },
                  bundle);
@@ -133,8 +134,23 @@ inline std::vector<std::pair<std::string, std::string>> shared_copies(const mode
   return copies;
 }
 
+/// True of the weights that the released files hold in 8 bits: those of the linear layers, but not of
+/// embedding, head, router and MTP's joint projection.
+inline bool stored_in_blocks(std::string_view name) {
+  static constexpr std::string_view linear[] = {"q_proj",    "q_a_proj", "q_b_proj",  "kv_a_proj_with_mqa",
+                                                "kv_b_proj", "o_proj",   "gate_proj", "up_proj",
+                                                "down_proj"};
+  constexpr std::string_view end = ".weight";
+  if (!name.ends_with(end)) return false;
+  name.remove_suffix(end.size());
+  const std::string_view last = name.substr(name.rfind('.') + 1);
+  return std::ranges::find(linear, last) != std::end(linear);
+}
+
 struct checkpoint_options {
-  std::optional<dtype> type = {};  // F64, F32 or BF16 for every weight; without it each as in memory
+  // F64, F32 or BF16 for every weight; F8_E4M3 for those that stored_in_blocks names. The others as in
+  // memory.
+  std::optional<dtype> type = {};
   rope_layout memory = rope_layout::interleaved;  // how rotary rows lie in memory; files get them interleaved
   std::uint64_t max_shard_bytes = 5'000'000'000;
 };
@@ -153,7 +169,22 @@ class tensor_stream {
     if (type == dtype::f32) return converted<float>(name, from);
     if (type == dtype::bf16) return converted<bf16>(name, from);
     raise("checkpoint: tensor " + name + " asked for as " + std::string(to_string(type)) +
-          ", expected F64, F32 or BF16");
+          ", expected F64, F32, BF16 or F8_E4M3");
+  }
+
+  /// The next rows of a weight in 8 bits and their scales; all but the last of a tensor are 128 rows.
+  template <class T>
+  void append_blocks(const std::string& name, const view<const T, 2>& rows, index_t first_row) {
+    const auto count = [](index_t n) { return static_cast<std::size_t>(n); };
+    const index_t tiles = ceil_div(rows.extent(1), block_tile::columns);
+    std::vector<fp8_e4m3> codes(count(rows.size()));
+    std::vector<float> scales(count(tiles));
+    quantize_blocks<T>(rows,
+                       {view<fp8_e4m3, 2>{codes.data(), rows.extent(0), rows.extent(1)},
+                        {scales.data(), {index_t{1}, tiles}, {tiles, index_t{1}}}},
+                       "checkpoint: tensor " + name, first_row);
+    writer_.append(name, std::as_bytes(std::span<const fp8_e4m3>(codes)));
+    writer_.append(scale_name(name), std::as_bytes(std::span<const float>(scales)));
   }
 
  private:
@@ -176,51 +207,73 @@ class tensor_stream {
 
 /// Writes config.json and the weights into `folder`, which is made where it does not exist; routing biases
 /// are stored as F32. config.json comes last: a folder that has one is complete. Answers what was written.
-template <class Matrix, class Vector, class Bias>
+template <class... Element, class Bias>
 std::vector<written_file> write_checkpoint(const std::string& folder,
-                                           const model_tensors<Matrix, Vector>& weights,
-                                           view<const Bias, 2> bias, const checkpoint_options& options = {}) {
+                                           const model_tensors<Element...>& weights, view<const Bias, 2> bias,
+                                           const checkpoint_options& options = {}) {
   const model_config& c = weights.config;
-  const std::string config =
-      config_json(c, options.type.value_or(dtype_of<std::remove_const_t<Matrix>>)).dump(2) + "\n";
+  const bool in_blocks = options.type == dtype::f8_e4m3;
+  const auto type_of = [&]<class T>(const checkpoint_tensor<T>& tensor) {
+    constexpr dtype own = dtype_of<std::remove_const_t<T>>;
+    if (!in_blocks) return options.type.value_or(own);
+    return stored_in_blocks(tensor.name) ? dtype::f8_e4m3 : own;
+  };
+  using embedding = std::remove_const_t<typename decltype(weights.embedding)::element>;
+  json config = config_json(c, in_blocks ? dtype_of<embedding> : options.type.value_or(dtype_of<embedding>));
+  if (in_blocks) config["quantization_config"] = quantization_json();
+  const std::string config_text = config.dump(2) + "\n";
   std::error_code problem;
   std::filesystem::create_directories(folder, problem);
   if (problem) raise(folder + ": folder cannot be made: " + problem.message());
   safetensors_folder_writer writer{folder, options.max_shard_bytes};
   const auto copies = shared_copies(c);
-  const auto type_of = [&]<class T>(const checkpoint_tensor<T>&) {
-    return options.type.value_or(dtype_of<std::remove_const_t<T>>);
-  };
   const auto with_copies = [&](const std::string& name, auto&& act) {
     act(name);
     for (const auto& [copy, original] : copies)
       if (original == name) act(copy);
   };
   for_each_checkpoint_tensor(weights, [&](const auto& tensor) {
-    with_copies(tensor.name,
-                [&](const std::string& name) { writer.declare(name, type_of(tensor), tensor.extents); });
+    with_copies(tensor.name, [&](const std::string& name) {
+      writer.declare(name, type_of(tensor), tensor.extents);
+      if (type_of(tensor) == dtype::f8_e4m3)
+        writer.declare(scale_name(name), dtype::f32, scale_extents(tensor.extents));
+    });
   });
   for_each_routing_bias(c, bias, [&](const auto& t) { writer.declare(t.name, dtype::f32, t.extents); });
 
   detail::tensor_stream stream{writer};
   for_each_checkpoint_tensor(weights, [&]<class T>(const checkpoint_tensor<T>& tensor) {
     using element = const std::remove_const_t<T>;
+    constexpr rope_layout file = rope_layout::interleaved;
+    const auto file_row = [&](index_t r) {
+      return std::span<element>(tensor.row(tensor.rotary.moved(r, file, options.memory)));
+    };
+    if (type_of(tensor) == dtype::f8_e4m3) {
+      std::vector<std::remove_const_t<T>> stripe;
+      for (index_t r0 = 0; r0 < tensor.rows(); r0 += block_tile::rows) {
+        const index_t rows = std::min(block_tile::rows, tensor.rows() - r0);
+        stripe.clear();
+        for (index_t r = r0; r < r0 + rows; ++r) {
+          const std::span<element> row = file_row(r);
+          stripe.insert(stripe.end(), row.begin(), row.end());
+        }
+        stream.append_blocks(tensor.name, view<element, 2>{stripe.data(), rows, tensor.row_elements()}, r0);
+      }
+      return;
+    }
     with_copies(tensor.name, [&](const std::string& name) {
-      constexpr rope_layout file = rope_layout::interleaved;
       if (tensor.rotary.period == 0 || options.memory == file)
         return stream.append(name, std::span<element>(tensor.elements()), type_of(tensor));
-      for (index_t r = 0; r < tensor.rows(); ++r)
-        stream.append(name, std::span<element>(tensor.row(tensor.rotary.moved(r, file, options.memory))),
-                      type_of(tensor));
+      for (index_t r = 0; r < tensor.rows(); ++r) stream.append(name, file_row(r), type_of(tensor));
     });
   });
   for_each_routing_bias(c, bias, [&](const auto& t) {
     stream.append(t.name, std::span<const Bias>(t.elements()), dtype::f32);
   });
   writer.commit();
-  write_file((std::filesystem::path(folder) / "config.json").string(), config);
+  write_file((std::filesystem::path(folder) / "config.json").string(), config_text);
   std::vector<written_file> files = writer.files();
-  files.push_back({"config.json", config.size(), crc32c_of(config)});
+  files.push_back({"config.json", config_text.size(), crc32c_of(config_text)});
   return files;
 }
 
@@ -231,7 +284,12 @@ struct checkpoint_report {
   std::vector<std::string> left_out;  // of MTP modules that the bundle does not have
 };
 
-/// A folder of weights, opened. The files are mapped; nothing is read before `read`.
+struct reading_options {
+  bool unscaled_codes = false;  // 8-bit weights without scales are what their codes say; else refused
+};
+
+/// A folder of weights, opened. The files are mapped; nothing is read before `read`. Weights in 8 bits are
+/// multiplied by the scales of their blocks and rounded once to what the bundle holds.
 ///
 ///     checkpoint_reader reader{"DeepSeek-V3"};
 ///     owned<model_weights<P>> weights{memory, reader.config()};
@@ -239,12 +297,8 @@ struct checkpoint_report {
 ///     reader.read(weights, routing.bias);
 class checkpoint_reader {
  public:
-  explicit checkpoint_reader(const std::string& folder) : folder_(folder), file_(read_config(folder)) {
-    if (!file_.quantisation.empty())
-      raise(folder + "/config.json: quantization_config names \"" + file_.quantisation +
-            "\", expected weights in F64, F32 or BF16: this version reads no quantised weights");
-    tensors_.emplace(folder);
-  }
+  explicit checkpoint_reader(const std::string& folder, const reading_options& options = {})
+      : folder_(folder), options_(options), file_(read_config(folder)), tensors_(folder) {}
 
   const model_config& config() const { return file_.model; }
   /// How rotary rows lie in the files.
@@ -252,9 +306,10 @@ class checkpoint_reader {
 
   /// Fills the bundle and the biases [routers, experts], converting element types. The bundle may have fewer
   /// MTP modules than the file; in everything else its config must be the file's. `memory` says how rotary
-  /// rows shall lie. Raises for a tensor that is missing, unknown, or of another shape or type.
-  template <class Matrix, class Vector, class Bias>
-  checkpoint_report read(model_tensors<Matrix, Vector>& weights, view<Bias, 2> bias,
+  /// rows shall lie. Raises for a tensor that is missing, unknown, or of another shape or type, and for
+  /// scales that are missing, superfluous or not positive.
+  template <class... Element, class Bias>
+  checkpoint_report read(model_tensors<Element...>& weights, view<Bias, 2> bias,
                          rope_layout memory = rope_layout::interleaved) {
     model_config expected = weights.config, found = config();
     found.mtp_depth = std::min(found.mtp_depth, expected.mtp_depth);
@@ -263,6 +318,7 @@ class checkpoint_reader {
     std::set<std::string> known;
     const auto take = [&](const auto& tensor) {
       known.insert(tensor.name);
+      if (tensors_.contains(scale_name(tensor.name))) known.insert(scale_name(tensor.name));
       fill(tensor, memory);
       ++report.tensors;
     };
@@ -275,23 +331,50 @@ class checkpoint_reader {
  private:
   template <class T>
   void fill(const checkpoint_tensor<T>& to, rope_layout memory) {
-    const tensor_entry& from = tensors_->tensor(to.name);
+    const tensor_entry& from = tensors_.tensor(to.name);
     if (from.extents != to.extents)
       raise(from.where() + " has shape " + to_string(from.extents) + ", expected " + to_string(to.extents));
+    const auto memory_row = [&](index_t r) { return to.row(to.rotary.moved(r, file_.rope, memory)); };
+    if (from.type == dtype::f8_e4m3) return fill_from_blocks(from, to.rows(), memory_row);
+    if (tensors_.contains(scale_name(to.name)))
+      raise(tensors_.tensor(scale_name(to.name)).where() + " found beside " + to.name + " of type " +
+            std::string(to_string(from.type)) + ", expected scales of F8_E4M3 alone");
     if (to.rotary.period == 0 || memory == file_.rope) return read_converted(from, to.elements());
     const std::size_t bytes = static_cast<std::size_t>(to.row_elements() * bytes_of(from.type));
     for (index_t r = 0; r < to.rows(); ++r) {
       tensor_entry row = from;
       row.extents = {to.row_elements()};
       row.bytes = from.bytes.subspan(static_cast<std::size_t>(r) * bytes, bytes);
-      read_converted(row, to.row(to.rotary.moved(r, file_.rope, memory)));
+      read_converted(row, memory_row(r));
     }
+  }
+
+  // Scales belong to rows as they lie in the file.
+  template <class Row>
+  void fill_from_blocks(const tensor_entry& from, index_t rows, Row&& memory_row) {
+    const std::string scales = scale_name(from.name);
+    if (!tensors_.contains(scales) && options_.unscaled_codes) {
+      const tensor_values<fp8_e4m3, 2> codes{from};
+      for (index_t r = 0; r < rows; ++r)
+        for (index_t c = 0; c < codes.values().extent(1); ++c)
+          memory_row(r)[static_cast<std::size_t>(c)] = static_cast<float>(codes.values()(r, c));
+      return;
+    }
+    if (!tensors_.contains(scales))
+      raise(from.where() + " has type F8_E4M3 and no " + scales +
+            " was found, expected the scales of its blocks");
+    if (!file_.block_scales)
+      raise(from.where() +
+            " has type F8_E4M3, expected quantization_config in the config.json beside it to say how it is "
+            "scaled");
+    const block_weight weight{from, tensors_.tensor(scales)};
+    for (index_t r = 0; r < rows; ++r) dequantize_row(weight.values(), r, memory_row(r).data());
   }
 
   void account_for_the_rest(index_t depth, const std::set<std::string>& known, checkpoint_report& report) {
     const auto pairs = shared_copies(config());
     const std::map<std::string, std::string> copies{pairs.begin(), pairs.end()};
-    for (const auto& [name, file] : tensors_->names()) {
+    for (const auto& [name, file] : tensors_.names()) {
       if (known.contains(name)) continue;
       bool of_module = false;  // one that the bundle does not have
       for (index_t k = depth; k < config().mtp_depth; ++k)
@@ -303,22 +386,26 @@ class checkpoint_reader {
         report.left_out.push_back(name);
       } else {
         const std::string_view nearest = nearest_name(name, known);
-        raise(tensors_->tensor(name).where() + " is unknown to the config beside it" +
+        if (name.ends_with(scale_suffix))
+          raise(tensors_.tensor(name).where() + " scales no tensor, expected " +
+                name.substr(0, name.size() - scale_name("").size()) + " of F8_E4M3 beside it");
+        raise(tensors_.tensor(name).where() + " is unknown to the config beside it" +
               (nearest.empty() ? "" : ", the nearest that it has is " + std::string(nearest)));
       }
     }
   }
 
   void compare(const std::string& name, const std::string& original) {
-    const tensor_entry& a = tensors_->tensor(name);
-    const tensor_entry& b = tensors_->tensor(original);
+    const tensor_entry& a = tensors_.tensor(name);
+    const tensor_entry& b = tensors_.tensor(original);
     if (a.type != b.type || a.extents != b.extents || !std::ranges::equal(a.bytes, b.bytes))
       raise(a.where() + " differs from " + original + ", expected a copy: the two are one tensor here");
   }
 
   std::string folder_;
+  reading_options options_;
   config_file file_;
-  std::optional<safetensors_folder> tensors_;
+  safetensors_folder tensors_;
 };
 
 }  // namespace dsv3::inline DSV3_ABI

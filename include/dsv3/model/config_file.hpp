@@ -5,9 +5,12 @@
 #include <dsv3/io/json.hpp>
 #include <dsv3/io/safetensors/format.hpp>
 #include <dsv3/model/config.hpp>
+#include <dsv3/number/scale.hpp>
 #include <dsv3/tensor/layout_policy.hpp>
+#include <dsv3/tensor/scaled.hpp>
 
 #include <filesystem>
+#include <optional>
 #include <set>
 #include <string>
 #include <algorithm>
@@ -19,8 +22,40 @@ namespace dsv3::inline DSV3_ABI {
 struct config_file {
   model_config model;
   rope_layout rope = rope_layout::interleaved;  // how the weights' rotary rows lie
-  std::string quantisation;                     // "fp8"; empty where the weights are plain numbers
+  std::optional<scale_kind> block_scales;       // of weights in 8 bits; none where they are plain numbers
 };
+
+/// quantization_config as the released files have it: weights in E4M3 with one scale per block of 128 x 128.
+/// Answers what the scales are. `where` names the object in errors; anything else is refused by its key.
+inline scale_kind parse_quantization(const json& object, const std::string& where) {
+  json_fields fields{object, where};
+  const auto only = [&](const std::string& key, const std::string& expected) {
+    if (const std::string& found = fields.text(key); found != expected)
+      fields.refuse(key, found, expected + ", 8-bit weights in blocks");
+  };
+  only("quant_method", "fp8");
+  only("fmt", "e4m3");
+  if (fields.text("activation_scheme", "dynamic") != "dynamic")
+    fields.refuse("activation_scheme", object["activation_scheme"],
+                  "dynamic: activations are scaled by what they are");
+  const std::vector<index_t> block = fields.integers("weight_block_size", positive);
+  if (block != std::vector<index_t>{block_tile::rows, block_tile::columns})
+    fields.refuse("weight_block_size", object["weight_block_size"], "[128, 128]");
+  const std::string scales = fields.text("scale_fmt", "float");
+  if (scales != "float" && scales != "ue8m0")
+    fields.refuse("scale_fmt", scales, "ue8m0, or no such key for scales that are no powers of two");
+  // Which weights are in 8 bits, each of them says itself.
+  require(fields.unknown({"modules_to_not_convert"}));
+  return scales == "ue8m0" ? scale_kind::power_of_two : scale_kind::real;
+}
+
+/// What config.json says beside weights that this library has written in 8 bits.
+inline json quantization_json() {
+  return {{"activation_scheme", "dynamic"},
+          {"fmt", "e4m3"},
+          {"quant_method", "fp8"},
+          {"weight_block_size", {block_tile::rows, block_tile::columns}}};
+}
 
 namespace detail {
 
@@ -194,9 +229,8 @@ class config_reader {
 
   void weights() {
     if (!fields_.present("quantization_config")) return;
-    const json& value = object_["quantization_config"];
-    file_.quantisation =
-        json_fields{value, source_ + ": quantization_config"}.text("quant_method", "unnamed");
+    file_.block_scales =
+        parse_quantization(object_["quantization_config"], source_ + ": quantization_config");
   }
 
   // ---- the parts the sections above are made of
