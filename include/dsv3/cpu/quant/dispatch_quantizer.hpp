@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Tokens to the experts' rows in 8 bits on the CPU: a token is quantised into its first row and copied to the
-// others.
+// Tokens to the experts' rows in 8 bits on the CPU: a token is quantised into its first row, which the others
+// copy.
 #pragma once
 
-#include <dsv3/cpu/expert/permute.hpp>
 #include <dsv3/cpu/quant/row_tiles.hpp>
+#include <dsv3/cpu/quant/tile_quantizer.hpp>
 #include <dsv3/op/quant/dispatch_quantizer.hpp>
 
 #include <algorithm>
@@ -13,28 +13,60 @@ namespace dsv3::inline DSV3_ABI {
 
 template <class P, class Element>
 struct implementation<op::dispatch_quantizer<P, Element>, backend::cpu> {
-  using permute = implementation<op::permute<P>, backend::cpu>;
   using forward_args = typename op::dispatch_quantizer<P, Element>::forward_args;
 
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
-    const index_t width = args.x.extent(1), top_k = args.plan.row_of.extent(1);
-    if (top_k == 0) return;
-    permute::each_token(ctx.threads, args.plan, width, [&](index_t t) {
-      const index_t quantized = args.plan.row_of(t, 0);
-      cpu::each_tile(width, [&](index_t tile, index_t first, index_t count) {
-        args.rows.scales(quantized, tile) = cpu::quantize_tile(args.x[t].data() + first, count, args.scales,
-                                                               args.rows.values[quantized].data() + first);
-      });
-      for (index_t k = 1; k < top_k; ++k) copy_row(args.rows, quantized, args.plan.row_of(t, k), width);
-    });
+    if (args.plan.row_of.extent(1) == 0) return;
+    const bool all = args.group == scale_group::tensor;
+    const float amax = all ? cpu::largest_live_magnitude(ctx.threads, args.x, {}) : 0;
+    cpu::parallel_bands(ctx.threads, {}, args.x.extent(0), args.x.extent(1), cpu::strip_columns,
+                        [&](const cpu::row_band& tokens, index_t first, index_t last) {
+                          dispatch(args, tokens, first, last, amax);
+                        });
   }
 
  private:
-  static void copy_row(const scaled_view<Element, row_tile>& rows, index_t from, index_t to, index_t width) {
-    std::copy_n(rows.values[from].data(), width, rows.values[to].data());
-    for (index_t tile = 0; tile < rows.scales.extent(1); ++tile)
-      rows.scales(to, tile) = rows.scales(from, tile);
+  // Columns [first, last), which are whole tiles, of up to 128 tokens.
+  static void dispatch(const forward_args& args, const cpu::row_band& tokens, index_t first, index_t last,
+                       float amax) {
+    if (args.group != scale_group::tile) return quantize(args, tokens.begin, tokens.end, first, last, amax);
+    for (index_t t = tokens.begin; t < tokens.end; ++t) quantize(args, t, t + 1, first, last, amax);
+  }
+
+  // Tokens [begin, end) share the scales of each 128 columns.
+  static void quantize(const forward_args& args, index_t begin, index_t end, index_t first, index_t last,
+                       float amax) {
+    cpu::magnitude_of<activation<P>> magnitudes[cpu::strip_columns / 128] = {};
+    if (args.group != scale_group::tensor)
+      for (index_t t = begin; t < end; ++t)
+        each_tile(first, last, [&](index_t tile, index_t c, index_t count) {
+          magnitudes[tile] = std::max(magnitudes[tile], cpu::largest_magnitude(&args.x(t, c), count));
+        });
+    float scales[cpu::strip_columns / 128];
+    each_tile(first, last, [&](index_t tile, index_t, index_t) {
+      const float own = args.group == scale_group::tensor ? amax : cpu::magnitude(magnitudes[tile]);
+      scales[tile] = tile_scale(own, static_cast<float>(number_traits<Element>::max), args.scales);
+    });
+    for (index_t t = begin; t < end; ++t) {
+      const index_t row = args.plan.row_of(t, 0);
+      each_tile(first, last, [&](index_t tile, index_t c, index_t count) {
+        cpu::narrow(&args.x(t, c), scales[tile], &args.rows.values(row, c), count);
+      });
+      for (index_t k = 0; k < args.plan.row_of.extent(1); ++k) {
+        const index_t copy = args.plan.row_of(t, k);
+        if (k > 0) std::copy_n(&args.rows.values(row, first), last - first, &args.rows.values(copy, first));
+        each_tile(first, last,
+                  [&](index_t tile, index_t c, index_t) { args.rows.scales(copy, c / 128) = scales[tile]; });
+      }
+    }
+  }
+
+  // body(number in the strip, first column, columns)
+  template <class Body>
+  static void each_tile(index_t first, index_t last, Body&& body) {
+    for (index_t c = first, tile = 0; c < last; c += 128, ++tile)
+      body(tile, c, std::min<index_t>(128, last - c));
   }
 };
 

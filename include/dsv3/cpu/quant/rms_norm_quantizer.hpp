@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// RMSNorm into tiles on the CPU: a row is measured, then normalised and quantised 128 columns at a time.
+// RMSNorm into tiles on the CPU: a row is measured, then normalised and quantised strip by strip.
 #pragma once
 
 #include <dsv3/cpu/norm/rms_norm.hpp>
@@ -17,24 +17,25 @@ struct implementation<op::rms_norm_quantizer<P, Element>, backend::cpu> {
 
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
-    const index_t hidden = args.y.extent(1), grain = rms_norm::row_grain(hidden);
+    const index_t grain = rms_norm::row_grain(args.y.extent(1));
     cpu::parallel_ranges(ctx.threads, args.y.extent(0), grain, [&](index_t begin, index_t end) {
-      for (index_t t = begin; t < end; ++t) quantize_row(args, t, hidden);
+      for (index_t t = begin; t < end; ++t) quantize(args, t);
     });
   }
 
  private:
-  static void quantize_row(const forward_args& args, index_t t, index_t hidden) {
+  static void quantize(const forward_args& args, index_t t) {
     const auto& plain = args.plain;
     const activation<P>* s = rms_norm::summed_row(plain, t);
     const accumulator<P> r = rms_norm::measured_row(plain, s, t);
-    cpu::each_tile(hidden, [&](index_t tile, index_t first, index_t count) {
-      activation<P> normal[128];
-      rms_norm::normalize(s + first, r, plain.gain.data() + first, count, normal);
-      if (!plain.y.empty()) std::copy_n(normal, count, plain.y[t].data() + first);
-      args.y.scales(t, tile) =
-          cpu::quantize_tile(normal, count, args.scales, args.y.values[t].data() + first);
-    });
+    for (index_t first = 0; first < args.y.extent(1); first += cpu::strip_columns) {
+      const index_t count = std::min(cpu::strip_columns, args.y.extent(1) - first);
+      activation<P> strip[cpu::strip_columns];
+      rms_norm::normalize(s + first, r, plain.gain.data() + first, count, strip);
+      if (!plain.y.empty()) std::copy_n(strip, count, &plain.y(t, first));
+      cpu::quantize_strip(strip, count, args.scales, &args.y.values(t, first),
+                          [&](index_t tile, float scale) { args.y.scales(t, first / 128 + tile) = scale; });
+    }
   }
 };
 

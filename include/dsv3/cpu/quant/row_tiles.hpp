@@ -2,43 +2,28 @@
 // Tiles of one row on the CPU: up to 128 neighbours that share a scale.
 #pragma once
 
-#include <dsv3/base/index.hpp>
+#include <dsv3/cpu/host/narrow.hpp>
 #include <dsv3/number/scale.hpp>
 
-#include <cstdint>
+#include <algorithm>
 
 namespace dsv3::inline DSV3_ABI::cpu {
 
-/// To floats; answers their largest magnitude, NaN aside.
-template <class From>
-float widen_tile(const From* x, index_t count, float* wide) {
-  std::int32_t largest = 0;
-  DSV3_SIMD_MAX(largest)
-  for (index_t i = 0; i < count; ++i) {
-    wide[i] = static_cast<float>(x[i]);
-    const std::int32_t magnitude = __builtin_bit_cast(std::int32_t, wide[i]) & 0x7FFFFFFF;
-    const std::int32_t number = magnitude > 0x7F800000 ? 0 : magnitude;
-    largest = number > largest ? number : largest;
+/// Columns of a row that are quantised at a time, at most: whole tiles, and what the nearest cache holds.
+inline constexpr index_t strip_columns = 4096;
+
+/// Codes of up to strip_columns numbers; put(tile, scale) for each 128 of them.
+template <class From, class Element, class Put>
+void quantize_strip(const From* x, index_t count, scale_kind kind, Element* y, Put&& put) {
+  // All scales first: each is the end of a chain of operations that others can overlap with.
+  float scales[strip_columns / 128];
+  for (index_t c = 0, tile = 0; c < count; c += 128, ++tile) {
+    const float amax = magnitude(largest_magnitude(x + c, std::min<index_t>(128, count - c)));
+    scales[tile] = tile_scale(amax, static_cast<float>(number_traits<Element>::max), kind);
+    put(tile, scales[tile]);
   }
-  return __builtin_bit_cast(float, largest);
-}
-
-/// Codes of up to 128 numbers; answers their scale.
-template <class Element, class From>
-float quantize_tile(const From* x, index_t count, scale_kind kind, Element* y) {
-  float wide[128];
-  const float scale = tile_scale(widen_tile(x, count, wide), Element::largest, kind);
-  auto* codes = reinterpret_cast<std::uint8_t*>(y);
-  DSV3_SIMD
-  for (index_t i = 0; i < count; ++i) codes[i] = Element(wide[i] / scale).bits;
-  return scale;
-}
-
-/// Calls body(tile, first column, columns) for the tiles of a row.
-template <class Body>
-void each_tile(index_t columns, Body&& body) {
-  for (index_t tile = 0; 128 * tile < columns; ++tile)
-    body(tile, 128 * tile, columns - 128 * tile < 128 ? columns - 128 * tile : 128);
+  for (index_t c = 0, tile = 0; c < count; c += 128, ++tile)
+    narrow(x + c, scales[tile], y + c, std::min<index_t>(128, count - c));
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cpu

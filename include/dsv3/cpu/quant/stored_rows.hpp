@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Activations to fewer bytes and back on the CPU, a stretch of 128 at a time.
+// Activations to fewer bytes and back on the CPU, a strip of a row at a time.
 #pragma once
 
-#include <dsv3/cpu/quant/live_rows.hpp>
+#include <dsv3/cpu/quant/bands.hpp>
 #include <dsv3/cpu/quant/row_tiles.hpp>
 #include <dsv3/op/quant/stored_rows.hpp>
 
@@ -11,55 +11,6 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-namespace cpu {
-
-/// Up to 128 codes of a row as the bytes that stored rows keep of them.
-template <class Code>
-struct code_bytes;
-
-template <>
-struct code_bytes<fp8_e4m3> {
-  static constexpr index_t per_tile = 128;
-  static void write(const float* x, index_t count, float scale, std::uint8_t* bytes) {
-    DSV3_SIMD
-    for (index_t i = 0; i < count; ++i) bytes[i] = fp8_e4m3(x[i] / scale).bits;
-  }
-  static void read(const std::uint8_t* bytes, index_t count, float scale, float* x) {
-    DSV3_SIMD
-    for (index_t i = 0; i < count; ++i) x[i] = float(fp8_e4m3::from_bits(bytes[i])) * scale;
-  }
-};
-
-template <>
-struct code_bytes<e5m6> {
-  static constexpr index_t per_tile = 192;
-  static void write(const float* x, index_t count, float scale, std::uint8_t* bytes) {
-    std::uint16_t codes[128] = {};  // the last of eight are zero
-    DSV3_SIMD
-    for (index_t i = 0; i < count; ++i) codes[i] = e5m6(x[i] / scale).bits;
-    for (index_t i = 0; i < count; i += 8, bytes += 12) {
-      e5m6 eight[8];
-      for (int v = 0; v < 8; ++v) eight[v].bits = codes[i + v];
-      const e5m6x8 packed = e5m6x8::pack(eight);
-      std::memcpy(bytes, packed.words, sizeof(packed.words));
-    }
-  }
-  static void read(const std::uint8_t* bytes, index_t count, float scale, float* x) {
-    std::uint16_t codes[128];
-    for (index_t i = 0; i < count; i += 8, bytes += 12) {
-      e5m6x8 packed;
-      std::memcpy(packed.words, bytes, sizeof(packed.words));
-      e5m6 eight[8];
-      packed.unpack(eight);
-      for (int v = 0; v < 8; ++v) codes[i + v] = eight[v].bits;
-    }
-    DSV3_SIMD
-    for (index_t i = 0; i < count; ++i) x[i] = float(e5m6::from_bits(codes[i])) * scale;
-  }
-};
-
-}  // namespace cpu
-
 template <class P>
 struct implementation<op::stored_rows<P>, backend::cpu> {
   using store_args = typename op::stored_rows<P>::store_args;
@@ -67,41 +18,33 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
 
   template <class Ctx>
   static void run(Ctx& ctx, const store_args& args) {
-    const index_t columns = args.x.extent(1);
-    each_row(ctx, args, columns, args.y.config.format, [&]<class Code>(Code, index_t row) {
-      const activation<P>* x = args.x[row].data();
-      std::uint8_t* bytes = args.y.bytes[row].data();
-      if constexpr (std::is_same_v<Code, bf16>)
-        store_row(x, columns, bytes);
-      else
-        store_row<Code>(x, columns, args.scales, bytes, args.y.scales[row].data());
+    each_strip(ctx, args.groups, args.y, [&](auto code, index_t row, index_t first, index_t count) {
+      store_strip(&args.x(row, first), count, args.scales, code, bytes_at(args.y, row, first),
+                  scales_at(args.y, row, first));
     });
   }
 
   template <class Ctx>
   static void run(Ctx& ctx, const load_args& args) {
-    const index_t columns = args.y.extent(1);
-    each_row(ctx, args, columns, args.x.config.format, [&]<class Code>(Code, index_t row) {
-      activation<P>* y = args.y[row].data();
-      const std::uint8_t* bytes = args.x.bytes[row].data();
-      if constexpr (std::is_same_v<Code, bf16>)
-        load_row(bytes, columns, y);
-      else
-        load_row<Code>(bytes, args.x.scales[row].data(), columns, y);
+    each_strip(ctx, args.groups, args.x, [&](auto code, index_t row, index_t first, index_t count) {
+      load_strip(bytes_at(args.x, row, first), scales_at(args.x, row, first), code, count,
+                 &args.y(row, first));
     });
   }
 
  private:
-  static constexpr index_t tile = 128;
-
-  // body(a code of the format, row); the format is asked for once.
-  template <class Ctx, class Args, class Body>
-  static void each_row(Ctx& ctx, const Args& args, index_t columns, stored_format format, Body&& body) {
+  // body(zero of the format's type, row, first column, columns) for all live rows.
+  template <class Ctx, class Narrow, class Body>
+  static void each_strip(Ctx& ctx, const row_groups& groups, const Narrow& narrow, Body&& body) {
     const auto with = [&](auto code) {
-      cpu::each_live_row(ctx.threads, args.groups, columns > 0 ? rows_of(args) : 0, columns,
-                         [&](index_t, index_t row) { body(code, row); });
+      const auto& [rows, columns, format] = narrow.config;
+      cpu::parallel_bands(ctx.threads, groups, rows, columns, cpu::strip_columns,
+                          [&](const cpu::row_band& band, index_t first, index_t last) {
+                            for (index_t r = band.begin; r < band.end; ++r)
+                              body(code, r, first, last - first);
+                          });
     };
-    switch (format) {
+    switch (narrow.config.format) {
       case stored_format::bf16:
         return with(bf16{});
       case stored_format::e4m3:
@@ -110,48 +53,65 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
         return with(e5m6{});
     }
   }
-  static index_t rows_of(const store_args& args) { return args.x.extent(0); }
-  static index_t rows_of(const load_args& args) { return args.y.extent(0); }
 
-  static void store_row(const activation<P>* x, index_t columns, std::uint8_t* bytes) {
-    for (index_t first = 0; first < columns; first += tile) {
-      const index_t count = std::min(tile, columns - first);
-      std::uint16_t codes[tile];
-      DSV3_SIMD
-      for (index_t i = 0; i < count; ++i) codes[i] = bf16(x[first + i]).bits;
-      std::memcpy(bytes + 2 * first, codes, static_cast<std::size_t>(2 * count));
+  // A strip begins where its columns alone would end.
+  template <class Narrow>
+  static auto* bytes_at(const Narrow& narrow, index_t row, index_t first) {
+    return narrow.bytes[row].data() + narrow_rows_config{1, first, narrow.config.format}.row_bytes();
+  }
+  template <class Narrow>
+  static auto* scales_at(const Narrow& narrow, index_t row, index_t first) {
+    return narrow.scales[row].data() + first / 128;
+  }
+
+  static void store_strip(const activation<P>* x, index_t count, scale_kind, bf16, std::uint8_t* bytes,
+                          float*) {
+    bf16 strip[cpu::strip_columns];
+    DSV3_SIMD
+    for (index_t i = 0; i < count; ++i) strip[i] = bf16(x[i]);
+    std::memcpy(bytes, strip, static_cast<std::size_t>(2 * count));
+  }
+  static void load_strip(const std::uint8_t* bytes, const float*, bf16, index_t count, activation<P>* y) {
+    bf16 strip[cpu::strip_columns];
+    std::memcpy(strip, bytes, static_cast<std::size_t>(2 * count));
+    cpu::widen(strip, 1.0f, y, count);
+  }
+
+  static void store_strip(const activation<P>* x, index_t count, scale_kind kind, fp8_e4m3,
+                          std::uint8_t* bytes, float* scales) {
+    cpu::quantize_strip(x, count, kind, reinterpret_cast<fp8_e4m3*>(bytes),
+                        [&](index_t tile, float scale) { scales[tile] = scale; });
+  }
+  static void load_strip(const std::uint8_t* bytes, const float* scales, fp8_e4m3, index_t count,
+                         activation<P>* y) {
+    widen_tiles(reinterpret_cast<const fp8_e4m3*>(bytes), scales, count, y);
+  }
+
+  static void store_strip(const activation<P>* x, index_t count, scale_kind kind, e5m6, std::uint8_t* bytes,
+                          float* scales) {
+    e5m6 strip[cpu::strip_columns];
+    cpu::quantize_strip(x, count, kind, strip, [&](index_t tile, float scale) { scales[tile] = scale; });
+    std::fill(strip + count, strip + round_up(count, 8), e5m6{});
+    for (index_t i = 0; i < count; i += 8, bytes += 12) {
+      const e5m6x8 eight = e5m6x8::pack(*reinterpret_cast<const e5m6(*)[8]>(strip + i));
+      std::memcpy(bytes, eight.words, 12);
     }
   }
-  static void load_row(const std::uint8_t* bytes, index_t columns, activation<P>* y) {
-    for (index_t first = 0; first < columns; first += tile) {
-      const index_t count = std::min(tile, columns - first);
-      std::uint16_t codes[tile];
-      std::memcpy(codes, bytes + 2 * first, static_cast<std::size_t>(2 * count));
-      DSV3_SIMD
-      for (index_t i = 0; i < count; ++i) y[first + i] = activation<P>(float(bf16::from_bits(codes[i])));
+  static void load_strip(const std::uint8_t* bytes, const float* scales, e5m6, index_t count,
+                         activation<P>* y) {
+    e5m6 strip[cpu::strip_columns];
+    for (index_t i = 0; i < count; i += 8, bytes += 12) {
+      e5m6x8 eight;
+      std::memcpy(eight.words, bytes, 12);
+      eight.unpack(*reinterpret_cast<e5m6(*)[8]>(strip + i));
     }
+    widen_tiles(strip, scales, count, y);
   }
 
   template <class Code>
-  static void store_row(const activation<P>* x, index_t columns, scale_kind kind, std::uint8_t* bytes,
-                        float* scales) {
-    for (index_t first = 0; first < columns; first += tile, bytes += cpu::code_bytes<Code>::per_tile) {
-      const index_t count = std::min(tile, columns - first);
-      float wide[tile];
-      const float scale = tile_scale(cpu::widen_tile(x + first, count, wide), Code::largest, kind);
-      cpu::code_bytes<Code>::write(wide, count, scale, bytes);
-      *scales++ = scale;
-    }
-  }
-  template <class Code>
-  static void load_row(const std::uint8_t* bytes, const float* scales, index_t columns, activation<P>* y) {
-    for (index_t first = 0; first < columns; first += tile, bytes += cpu::code_bytes<Code>::per_tile) {
-      const index_t count = std::min(tile, columns - first);
-      float wide[tile];
-      cpu::code_bytes<Code>::read(bytes, count, *scales++, wide);
-      DSV3_SIMD
-      for (index_t i = 0; i < count; ++i) y[first + i] = activation<P>(wide[i]);
-    }
+  static void widen_tiles(const Code* codes, const float* scales, index_t count, activation<P>* y) {
+    for (index_t c = 0; c < count; c += 128)
+      cpu::widen(codes + c, scales[c / 128], y + c, std::min<index_t>(128, count - c));
   }
 };
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// SwiGLU into tiles on the CPU: 128 columns at a time, which never leave the nearest cache.
+// SwiGLU into tiles on the CPU: a strip of a row at a time, whose plain numbers never leave the nearest
+// cache.
 #pragma once
 
 #include <dsv3/cpu/expert/swiglu.hpp>
-#include <dsv3/cpu/quant/live_rows.hpp>
+#include <dsv3/cpu/quant/bands.hpp>
 #include <dsv3/cpu/quant/row_tiles.hpp>
 #include <dsv3/op/quant/swiglu_quantizer.hpp>
 
@@ -16,17 +17,20 @@ struct implementation<op::swiglu_quantizer<P, Element>, backend::cpu> {
 
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
-    const index_t inner = args.y.extent(1);
-    cpu::each_live_row(ctx.threads, args.groups, args.y.extent(0), inner, [&](index_t, index_t row) {
-      const activation<P>*gate = args.gate_up[row].data(), *up = gate + inner;
-      const accumulator<P> w = args.row_gates.empty() ? accumulator<P>(1) : args.row_gates(row);
-      cpu::each_tile(inner, [&](index_t tile, index_t first, index_t count) {
-        activation<P> plain[128];
-        swiglu::activate(gate + first, up + first, w, count, plain);
-        args.y.scales(row, tile) =
-            cpu::quantize_tile(plain, count, args.scales, args.y.values[row].data() + first);
-      });
-    });
+    cpu::parallel_bands(ctx.threads, args.groups, args.y.extent(0), args.y.extent(1), cpu::strip_columns,
+                        [&](const cpu::row_band& band, index_t first, index_t last) {
+                          for (index_t r = band.begin; r < band.end; ++r) quantize(args, r, first, last);
+                        });
+  }
+
+ private:
+  static void quantize(const forward_args& args, index_t row, index_t first, index_t last) {
+    const activation<P>*gate = args.gate_up[row].data(), *up = gate + args.y.extent(1);
+    const accumulator<P> w = args.row_gates.empty() ? accumulator<P>(1) : args.row_gates(row);
+    activation<P> plain[cpu::strip_columns];
+    swiglu::activate(gate + first, up + first, w, last - first, plain);
+    cpu::quantize_strip(plain, last - first, args.scales, &args.y.values(row, first),
+                        [&](index_t tile, float scale) { args.y.scales(row, first / 128 + tile) = scale; });
   }
 };
 

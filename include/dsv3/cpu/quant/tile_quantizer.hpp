@@ -5,6 +5,7 @@
 
 #include <dsv3/cpu/host/narrow.hpp>
 #include <dsv3/cpu/quant/bands.hpp>
+#include <dsv3/cpu/quant/row_tiles.hpp>
 #include <dsv3/op/quant/tile_quantizer.hpp>
 
 #include <atomic>
@@ -64,7 +65,7 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
         narrow_blocks(args, band, first, last);
       });
     } else if constexpr (single_rows) {
-      each_strip(4096, [&](const cpu::row_band& band, index_t first, index_t last) {
+      each_strip(cpu::strip_columns, [&](const cpu::row_band& band, index_t first, index_t last) {
         for (index_t r = band.begin; r < band.end; ++r) narrow_row(args, r, first, last);
       });
     } else if constexpr (single_columns) {
@@ -85,16 +86,8 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
 
  private:
   static void narrow_row(const forward_args& args, index_t row, index_t first, index_t last) {
-    // All scales first: each is the end of a chain of operations that others can overlap with.
-    float scales[4096 / 128];
-    for (index_t c = first, i = 0; c < last; c += 128, ++i) {
-      const float amax =
-          cpu::magnitude(cpu::largest_magnitude(&args.x(row, c), std::min<index_t>(128, last - c)));
-      scales[i] = tile_scale(amax, largest, args.scales);
-      args.y.scales(row, c / 128) = scales[i];
-    }
-    for (index_t c = first, i = 0; c < last; c += 128, ++i)
-      cpu::narrow(&args.x(row, c), scales[i], &args.y.values(row, c), std::min<index_t>(128, last - c));
+    cpu::quantize_strip(&args.x(row, first), last - first, args.scales, &args.y.values(row, first),
+                        [&](index_t tile, float scale) { args.y.scales(row, first / 128 + tile) = scale; });
   }
 
   static void narrow_columns(const forward_args& args, const cpu::row_band& band, index_t first,
