@@ -2,7 +2,7 @@
 // The linear layer's products over scaled tiles on the CPU.
 #pragma once
 
-#include <dsv3/cpu/linear/scaled_part.hpp>
+#include <dsv3/cpu/linear/scaled_tile.hpp>
 #include <dsv3/op/linear/scaled_gemm.hpp>
 
 namespace dsv3::inline DSV3_ABI {
@@ -31,22 +31,23 @@ struct implementation<op::scaled_gemm<P, Gradient>, backend::cpu> {
   using delta = scaled<Gradient, row_tile>;
   using weights = scaled<fp8_e4m3, block_tile>;
   template <class Product>
-  using tiles_of = cpu::tiles<float, std::remove_const_t<Product>>;
+  using tiles_of =
+      cpu::tiles<float, std::remove_const_t<Product>, cpu::scaled_tile<std::remove_const_t<Product>>>;
 
   // y = x · wᵀ
   static auto product_of(const forward_args& args) {
-    return cpu::tiled_product<rows, weights, activation<P>>{
-        cpu::transpose::no, args.x, cpu::transpose::yes, args.w, args.y, args.into};
+    return cpu::scaled_product<rows, weights, activation<P>>{
+        {cpu::transpose::no, args.x, cpu::transpose::yes, args.w, args.y, args.into}, args.product};
   }
   // dx = dy · w
   static auto product_of(const backward_data_args& args) {
-    return cpu::tiled_product<delta, weights, activation<P>>{
-        cpu::transpose::no, args.dy, cpu::transpose::no, args.w, args.dx, args.into};
+    return cpu::scaled_product<delta, weights, activation<P>>{
+        {cpu::transpose::no, args.dy, cpu::transpose::no, args.w, args.dx, args.into}, args.product};
   }
   // dw += (dyᵀ) · (xᵀ)ᵀ
   static auto product_of(const backward_weights_args& args) {
-    return cpu::tiled_product<delta, rows, gradient<P>>{cpu::transpose::no, args.dy_t, cpu::transpose::yes,
-                                                        args.x_t,           args.dw,   store::add};
+    return cpu::scaled_product<delta, rows, gradient<P>>{
+        {cpu::transpose::no, args.dy_t, cpu::transpose::yes, args.x_t, args.dw, store::add}, args.product};
   }
 };
 

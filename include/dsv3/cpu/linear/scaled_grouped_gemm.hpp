@@ -2,7 +2,7 @@
 // The experts' products over scaled tiles on the CPU: all experts' tiles in one queue.
 #pragma once
 
-#include <dsv3/cpu/linear/scaled_part.hpp>
+#include <dsv3/cpu/linear/scaled_tile.hpp>
 #include <dsv3/op/linear/scaled_grouped_gemm.hpp>
 
 #include <utility>
@@ -61,40 +61,34 @@ struct implementation<op::scaled_grouped_gemm<P, Gradient>, backend::cpu> {
 
   // Y_e = X_e · w_eᵀ
   static auto product_of(const forward_args& args, index_t e) {
-    using product = cpu::tiled_product<rows, weights, activation<P>>;
+    using product = cpu::scaled_product<rows, weights, activation<P>>;
     const index_t all = args.x.extent(0);
-    return product{cpu::transpose::no,
-                   rows_of(args.groups, e, all, decltype(product::a){args.x}),
-                   cpu::transpose::yes,
-                   args.w[e],
-                   rows_of(args.groups, e, all, args.y),
-                   store::write};
+    return product{{cpu::transpose::no, rows_of(args.groups, e, all, decltype(product::a){args.x}),
+                    cpu::transpose::yes, args.w[e], rows_of(args.groups, e, all, args.y), store::write},
+                   args.product};
   }
   // dX_e = dY_e · w_e
   static auto product_of(const backward_data_args& args, index_t e) {
-    using product = cpu::tiled_product<delta, weights, activation<P>>;
+    using product = cpu::scaled_product<delta, weights, activation<P>>;
     const index_t all = args.dy.extent(0);
-    return product{cpu::transpose::no,
-                   rows_of(args.groups, e, all, decltype(product::a){args.dy}),
-                   cpu::transpose::no,
-                   args.w[e],
-                   rows_of(args.groups, e, all, args.dx),
-                   store::write};
+    return product{{cpu::transpose::no, rows_of(args.groups, e, all, decltype(product::a){args.dy}),
+                    cpu::transpose::no, args.w[e], rows_of(args.groups, e, all, args.dx), store::write},
+                   args.product};
   }
   // dw_e += (dY_eᵀ) · (X_eᵀ)ᵀ;  an expert without rows has nothing to make
   static auto product_of(const backward_weights_args& args, index_t e) {
     const auto x_t = columns_of(args.groups, e, args.x_t);
     const index_t made = x_t.extent(1) > 0 ? args.dw.extent(1) : 0;
-    return cpu::tiled_product<delta, rows, gradient<P>>{
-        cpu::transpose::no,       columns_of(args.groups, e, args.dy_t).slice(0, 0, made),
-        cpu::transpose::yes,      x_t,
-        args.dw[e].rows(0, made), store::add};
+    return cpu::scaled_product<delta, rows, gradient<P>>{
+        {cpu::transpose::no, columns_of(args.groups, e, args.dy_t).slice(0, 0, made), cpu::transpose::yes,
+         x_t, args.dw[e].rows(0, made), store::add},
+        args.product};
   }
 
   template <class Args>
   using product_type = decltype(product_of(std::declval<const Args&>(), index_t{0}));
   template <class Args>
-  using tiles_of = cpu::tiles<float, product_type<Args>>;
+  using tiles_of = cpu::tiles<float, product_type<Args>, cpu::scaled_tile<product_type<Args>>>;
 };
 
 }  // namespace dsv3::inline DSV3_ABI
