@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: MIT
 # tests/<path>_test.cpp is one executable and one CTest entry, tests/<path>_test.sh one CTest entry; both are named by
-# their path with dots, labelled by their first folder, and run in the repository's root. A script that exits 77 could
-# not run here and is reported as skipped. The target tests.<first folder> builds the executables of that folder.
+# their path with dots, labelled by their first folder, and run in the repository's root. What exits 77 could not run
+# here and is reported as skipped. The target tests.<first folder> builds the executables of that folder.
 dsv3_need(doctest doctest::doctest doctest-dev)
 dsv3_need(nlohmann_json nlohmann_json::nlohmann_json nlohmann-json3-dev)
 dsv3_need(PCRE2 PCRE2::8BIT libpcre2-dev)
 
 set(nvcc "")
+set(cuda_headers "")
 if(NOT DSV3_CUDA STREQUAL OFF)
   find_program(DSV3_NVCC nvcc PATHS /usr/local/cuda/bin)
   if(DSV3_NVCC)
     set(nvcc ${DSV3_NVCC})
   elseif(DSV3_CUDA STREQUAL ON)
     message(FATAL_ERROR "DSV3_CUDA is ON and no nvcc was found in PATH or /usr/local/cuda/bin")
+  endif()
+  # The toolkit's headers, for the tests that compare with its host functions.
+  cmake_path(GET nvcc PARENT_PATH cuda_programs)
+  find_path(DSV3_CUDA_HEADERS cuda_fp8.h HINTS ${cuda_programs}/../include /usr/local/cuda/include)
+  if(DSV3_CUDA_HEADERS)
+    set(cuda_headers ${DSV3_CUDA_HEADERS})
   endif()
 endif()
 
@@ -39,8 +46,12 @@ foreach(source IN LISTS test_sources)
   if(folder MATCHES "^(io|text|model|train|infer)$")
     target_link_libraries(${name} PRIVATE dsv3::text)
   endif()
+  if(name MATCHES "cuda" AND cuda_headers)
+    target_include_directories(${name} SYSTEM PRIVATE ${cuda_headers})
+  endif()
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES LABELS ${folder} TIMEOUT 900 ENVIRONMENT "${test_environment}")
+  set_tests_properties(${name} PROPERTIES
+    LABELS ${folder} TIMEOUT 900 SKIP_RETURN_CODE 77 ENVIRONMENT "${test_environment}")
   if(NOT TARGET tests.${folder})
     add_custom_target(tests.${folder})
   endif()
