@@ -56,6 +56,7 @@
 #include <dsv3/op/sample/exponential.hpp>
 #include <dsv3/op/sample/sampling_options.hpp>
 #include <dsv3/op/sample/token_distribution.hpp>
+#include <dsv3/tensor/cache_row.hpp>
 #include <dsv3/tensor/layout_policy.hpp>
 #include <dsv3/tensor/paged.hpp>
 #include <dsv3/tensor/scaled.hpp>

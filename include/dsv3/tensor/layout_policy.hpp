@@ -3,21 +3,29 @@
 #pragma once
 
 #include <dsv3/base/index.hpp>
+#include <dsv3/tensor/cache_row.hpp>
 
 namespace dsv3::inline DSV3_ABI {
 
 /// How rotary pairs lie: neighbours (2i, 2i + 1), what the released weights have, or halves (i, i + d/2).
 enum class rope_layout { interleaved, half_split };
 
-/// The latent cache is a pool of pages; a layout says how many rows a page has.
+/// The latent cache is a pool of pages; a layout says how many rows a page has, and what a row is.
 namespace cache_layout {
 /// One page holds a whole sequence: zero stands for the longest one.
 struct contiguous {
   static constexpr index_t page_rows = 0;
+  using row = cache_row::plain;
 };
 template <int PageRows>
 struct paged {
   static constexpr index_t page_rows = PageRows;
+  using row = cache_row::plain;
+};
+/// The same pages with latents in 8 bits.
+template <class Pages>
+struct fp8 : Pages {
+  using row = cache_row::fp8;
 };
 }  // namespace cache_layout
 
@@ -46,9 +54,14 @@ struct compact_layout : default_layout {
   using experts = expert_layout::contiguous<1>;
 };
 
+/// The default with a cache of little more than half the bytes.
+struct fp8_cache_layout : default_layout {
+  using cache = cache_layout::fp8<default_layout::cache>;
+};
+
 // clang-format off
 template <class L> concept names_rope_layout = requires { L::rope; };
-template <class L> concept names_cache_layout = requires { typename L::cache; };
+template <class L> concept names_cache_layout = requires { typename L::cache::row; };
 template <class L> concept names_expert_layout = requires { typename L::experts; };
 template <class L> concept names_scale_layout = requires { L::scales; };
 // clang-format on

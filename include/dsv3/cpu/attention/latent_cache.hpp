@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Rows of the latent cache on the CPU: copies, bit for bit.
+// Appending to the latent cache and gathering from it on the CPU.
 #pragma once
 
-#include <dsv3/cpu/attention/rows.hpp>
+#include <dsv3/cpu/attention/cache_rows.hpp>
 #include <dsv3/cpu/attention/sequences.hpp>
 #include <dsv3/cpu/host/parallel.hpp>
 #include <dsv3/op/attention/latent_cache.hpp>
@@ -11,19 +11,19 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-template <class P>
-struct implementation<op::latent_cache<P>, backend::cpu> {
-  using append_args = typename op::latent_cache<P>::append_args;
-  using gather_args = typename op::latent_cache<P>::gather_args;
+template <class P, class Row>
+struct implementation<op::latent_cache<P, Row>, backend::cpu> {
+  using append_args = typename op::latent_cache<P, Row>::append_args;
+  using gather_args = typename op::latent_cache<P, Row>::gather_args;
 
   template <class Ctx>
   static void run(Ctx& ctx, const append_args& args) {
     require_room(args);
     const index_t rank = args.c.extent(1), rope = args.k_rope.extent(1);
     each_token(ctx.threads, args.tokens, rank + rope, [&](index_t b, index_range tokens, index_t t) {
-      activation<P>* row = args.cache.row(b, args.cache.lengths(b) - (tokens.end - t)).data();
-      cpu::copy_row<activation<P>>(args.c[t].data(), rank, row);
-      cpu::copy_row<activation<P>>(args.k_rope[t].data(), rope, row + rank);
+      const index_t row = args.cache.lengths(b) - (tokens.end - t);
+      cpu::write_row(Row{}, args.c[t].data(), rank, args.k_rope[t].data(), rope,
+                     args.cache.row(b, row).data());
     });
   }
 
@@ -32,9 +32,8 @@ struct implementation<op::latent_cache<P>, backend::cpu> {
     require_room(args);
     const index_t rank = args.c.extent(1), rope = args.k_rope.extent(1);
     each_token(ctx.threads, args.tokens, rank + rope, [&](index_t b, index_range tokens, index_t t) {
-      const activation<P>* row = args.cache.row(b, t - tokens.begin).data();
-      cpu::copy_row<activation<P>>(row, rank, args.c[t].data());
-      cpu::copy_row<activation<P>>(row + rank, rope, args.k_rope[t].data());
+      cpu::read_row(Row{}, args.cache.row(b, t - tokens.begin).data(), rank, rope, args.c[t].data(),
+                    args.k_rope[t].data());
     });
   }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Absorbed attention on the CPU: all heads of a few queries over rows of the latent cache, read where they
-// lie.
+// lie, or, where they are in 8 bits, widened a tile at a time.
 #pragma once
 
+#include <dsv3/cpu/attention/cache_rows.hpp>
 #include <dsv3/cpu/attention/rows.hpp>
 #include <dsv3/cpu/attention/sequences.hpp>
 #include <dsv3/cpu/host/parallel.hpp>
@@ -21,11 +22,12 @@ namespace dsv3::inline DSV3_ABI {
 /// the threads busy, a thread takes its block through all splits: the same sums in the same order. So the
 /// result of a query depends on the query and the rows it sees: not on other queries and sequences, not on
 /// the number of threads, not on pages.
-template <class P>
-struct implementation<op::mla_decode<P>, backend::cpu> {
+template <class P, class Row>
+struct implementation<op::mla_decode<P, Row>, backend::cpu> {
   using acc = accumulator<P>;
-  using forward_args = typename op::mla_decode<P>::forward_args;
+  using forward_args = typename op::mla_decode<P, Row>::forward_args;
   using statistics = cpu::softmax_row<acc>;
+  using key_tile = cpu::key_tile<Row, activation<P>>;
 
   static constexpr index_t tile_rows = 64;    // keys that are scored at a time
   static constexpr index_t split_rows = 256;  // keys in one of the first splits; whole tiles
@@ -36,6 +38,7 @@ struct implementation<op::mla_decode<P>, backend::cpu> {
     view<acc, 3> q, scores;       // [slots, rows, columns]
     view<acc, 3> sums;            // [results, rows, kv_rank]      Σ exp(S - highest) c
     view<statistics, 2> softmax;  // [results, rows]
+    view<activation<P>, 3> keys;  // [slots, tile_rows, columns]   only of rows that are widened
   };
 
   template <class Ctx>
@@ -44,11 +47,13 @@ struct implementation<op::mla_decode<P>, backend::cpu> {
     const index_t rows = std::min(args.queries.max_length * args.q_latent.extent(1), block_rows);
     const bool shared = slots > 1 && all_blocks(args) < 2 * slots;
     const index_t results = shared ? all_blocks(args) * (splits_of(args) + 1) : 2 * slots;
+    const index_t columns = args.q_latent.extent(2) + args.q_rope.extent(2);
     return {.shared = shared,
-            .q = arena.tensor<acc>(slots, rows, args.cache.pages.extent(2)),
+            .q = arena.tensor<acc>(slots, rows, columns),
             .scores = arena.tensor<acc>(slots, rows, tile_rows),
             .sums = arena.tensor<acc>(results, rows, args.q_latent.extent(2)),
-            .softmax = arena.tensor<statistics>(results, rows)};
+            .softmax = arena.tensor<statistics>(results, rows),
+            .keys = arena.tensor<activation<P>>(key_tile::widens ? slots : 0, tile_rows, columns)};
   }
 
   template <class Ctx>
@@ -134,7 +139,7 @@ struct implementation<op::mla_decode<P>, backend::cpu> {
     index_t pairs = 0;
     for (index_t b = 0; b < args.queries.sequences(); ++b)
       pairs += cpu::tokens_of(args.queries, b).count() * args.cache.lengths(b);
-    return pairs * args.q_latent.extent(1) * args.cache.pages.extent(2);
+    return pairs * args.q_latent.extent(1) * (args.q_latent.extent(2) + args.q_rope.extent(2));
   }
 
   static result result_of(const workspace& work, index_t index) {
@@ -151,7 +156,7 @@ struct implementation<op::mla_decode<P>, backend::cpu> {
   static result attend(const forward_args& args, const workspace& work, index_t slot, const block& rows,
                        index_t split, index_t index) {
     const result out = empty(work, index, rows.count());
-    const index_t width = args.cache.pages.extent(2), rank = out.rank, count = rows.count();
+    const index_t rank = out.rank, width = rank + args.q_rope.extent(2), count = rows.count();
     const index_t end = std::min(split_begin(split + 1), rows.most_seen());
     acc *q = work.q[slot].data(), *scores = work.scores[slot].data();
     for (index_t r = 0; r < count; ++r) {
@@ -161,7 +166,8 @@ struct implementation<op::mla_decode<P>, backend::cpu> {
     }
     for (index_t tile = split_begin(split); tile < end; tile += tile_rows) {
       const index_t tile_end = std::min(tile + tile_rows, end);
-      cpu::each_stretch(args.cache, rows.sequence, tile, tile_end, [&](index_t first, const auto& keys) {
+      const key_tile opened(args.cache, rows.sequence, {tile, tile_end}, rank, width - rank, work.keys, slot);
+      opened.each_stretch({tile, tile_end}, [&](index_t first, const auto& keys) {
         cpu::dot_rows(count, keys.extent(0), width, q, width, keys.data(), keys.stride(0),
                       [&](index_t r, index_t j, acc sum) {
                         scores[r * tile_rows + first - tile + j] = static_cast<acc>(args.scale) * sum;
@@ -177,23 +183,21 @@ struct implementation<op::mla_decode<P>, backend::cpu> {
         }
         // What the first row sees all see; beyond, each row takes its own.
         const index_t common = seen_end(first);
-        add_keys(args, rows.sequence, tile, {tile, common}, scores + first * tile_rows, last - first,
-                 out.sums + first * rank);
+        add_keys(opened, {tile, common}, scores + first * tile_rows, last - first, out.sums + first * rank,
+                 rank);
         for (index_t r = first; r < last; ++r)
-          add_keys(args, rows.sequence, tile, {common, seen_end(r)}, scores + r * tile_rows, 1,
-                   out.sums + r * rank);
+          add_keys(opened, {common, seen_end(r)}, scores + r * tile_rows, 1, out.sums + r * rank, rank);
       }
     }
     return out;
   }
 
   // sums[r] += Σ_j weights[r][j - tile] c[j] over the keys j.
-  static void add_keys(const forward_args& args, index_t sequence, index_t tile, index_range keys,
-                       const acc* weights, index_t rows, acc* sums) {
-    const index_t rank = args.q_latent.extent(2);
-    cpu::each_stretch(args.cache, sequence, keys.begin, keys.end, [&](index_t first, const auto& cached) {
-      cpu::weighted_rows(rows, cached.extent(0), rank, weights + first - tile, tile_rows, cached.data(),
-                         cached.stride(0), true, sums, rank);
+  static void add_keys(const key_tile& tile, index_range keys, const acc* weights, index_t rows, acc* sums,
+                       index_t rank) {
+    tile.each_stretch(keys, [&](index_t first, const auto& cached) {
+      cpu::weighted_rows(rows, cached.extent(0), rank, weights + first - tile.first(), tile_rows,
+                         cached.data(), cached.stride(0), true, sums, rank);
     });
   }
 

@@ -5,6 +5,7 @@
 #include <dsv3/base/requirements.hpp>
 #include <dsv3/exec/dispatch.hpp>
 #include <dsv3/number/precision.hpp>
+#include <dsv3/tensor/cache_row.hpp>
 #include <dsv3/tensor/packed_sequences.hpp>
 #include <dsv3/tensor/paged.hpp>
 
@@ -13,24 +14,28 @@ namespace dsv3::inline DSV3_ABI::op {
 /// A row of the cache is (c, k_rope): the latent after its norm, the shared key after its rotation.
 ///   append:  the tokens of sequence b become its rows lengths(b) - n .. lengths(b) - 1, n their number
 ///   gather:  the rows 0 .. n - 1 of sequence b become its packed tokens
-template <precision P>
+/// Rows of cache_row::fp8 hold c in tiles of 128, tile_quantizer's with scales that are powers of two, and
+/// k_rope rounded to BF16. They read as codes times scales, rounded to the activation.
+template <precision P, class Row = cache_row::plain>
 struct latent_cache {
+  using element = typename Row::template element<activation<P>>;
+
   struct append_args {
     static constexpr const char* name = "latent_cache.append";
     view<const activation<P>, 2> c;       // [tokens, kv_rank]
     view<const activation<P>, 2> k_rope;  // [tokens, qk_rope]
     packed_sequences tokens;
-    paged_view<activation<P>> cache;  // rows of kv_rank + qk_rope; the appended rows are written
+    paged_view<element> cache;  // the appended rows are written
     status check() const { return check_rows(*this); }
     void outputs(auto&& visit) const { visit("cache", cache.pages); }
   };
 
   struct gather_args {
     static constexpr const char* name = "latent_cache.gather";
-    paged_view<const activation<P>> cache;  // rows of kv_rank + qk_rope
-    packed_sequences tokens;                // no sequence longer than its part of the cache
-    view<activation<P>, 2> c;               // [tokens, kv_rank]    written
-    view<activation<P>, 2> k_rope;          // [tokens, qk_rope]    written
+    paged_view<const element> cache;
+    packed_sequences tokens;        // no sequence longer than its part of the cache
+    view<activation<P>, 2> c;       // [tokens, kv_rank]    written
+    view<activation<P>, 2> k_rope;  // [tokens, qk_rope]    written
     status check() const { return check_rows(*this); }
     void outputs(auto&& visit) const { visit("c", c), visit("k_rope", k_rope); }
   };
@@ -49,22 +54,22 @@ struct latent_cache {
         .equal("tokens", "tokens", args.tokens.tokens(), "c", args.c.extent(0))
         .equal("cache.table", "sequences", args.cache.table.extent(0), "tokens", args.tokens.sequences())
         .equal("cache.lengths", "sequences", args.cache.lengths.extent(0), "tokens", args.tokens.sequences())
-        .equal("cache", "columns", args.cache.pages.extent(2), "kv_rank + qk_rope",
-               args.c.extent(1) + args.k_rope.extent(1))
+        .equal("cache", "columns", args.cache.pages.extent(2), Row::extent,
+               Row::width(args.c.extent(1), args.k_rope.extent(1)))
         .present("c", args.c)
         .present("k_rope", args.k_rope)
         .verdict();
   }
 };
 
-template <precision P>
+template <precision P, class Row>
 template <execution_context Ctx>
-void latent_cache<P>::append(Ctx& ctx, const append_args& args) {
+void latent_cache<P, Row>::append(Ctx& ctx, const append_args& args) {
   invoke<latent_cache>(ctx, args);
 }
-template <precision P>
+template <precision P, class Row>
 template <execution_context Ctx>
-void latent_cache<P>::gather(Ctx& ctx, const gather_args& args) {
+void latent_cache<P, Row>::gather(Ctx& ctx, const gather_args& args) {
   invoke<latent_cache>(ctx, args);
 }
 
