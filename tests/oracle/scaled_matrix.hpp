@@ -34,13 +34,11 @@ struct narrow_format {
   }
   double largest() const { return value(static_cast<std::uint8_t>(finite - 1)); }
 
-  std::uint8_t nearest(double x) const {
-    unsigned best = 0;
-    for (unsigned code = 1; code < finite; ++code)
-      if (std::fabs(value(static_cast<std::uint8_t>(code)) - std::fabs(x)) <
-          std::fabs(value(static_cast<std::uint8_t>(best)) - std::fabs(x)))
-        best = code;
-    return static_cast<std::uint8_t>(best + (x < 0 ? 128 : 0));
+  /// Every positive number, in order; a number's place is its code.
+  std::vector<double> numbers() const {
+    std::vector<double> result;
+    for (unsigned code = 0; code < finite; ++code) result.push_back(value(static_cast<std::uint8_t>(code)));
+    return result;
   }
 };
 
@@ -83,8 +81,13 @@ inline scaled_matrix quantized(const std::vector<double>& numbers, std::size_t r
     scale = std::max(scale, 1e-4f) / static_cast<float>(format.largest());
     if (powers_of_two) scale = std::exp2(std::ceil(std::log2(scale)));
   }
-  for (std::size_t i = 0; i < numbers.size(); ++i)
-    m.codes[i] = format.nearest(numbers[i] / static_cast<double>(m.scale(i / columns, i % columns)));
+  const std::vector<double> table = format.numbers();
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    const double number = numbers[i] / static_cast<double>(m.scale(i / columns, i % columns));
+    auto nearest = std::lower_bound(table.begin(), table.end() - 1, std::fabs(number));
+    if (nearest != table.begin() && std::fabs(number) - nearest[-1] < *nearest - std::fabs(number)) --nearest;
+    m.codes[i] = static_cast<std::uint8_t>(nearest - table.begin() + (number < 0 ? 128 : 0));
+  }
   return m;
 }
 

@@ -9,6 +9,8 @@
 #include <dsv3/op/linear/store.hpp>
 #include <dsv3/tensor/scaled.hpp>
 
+#include <string>
+
 namespace dsv3::inline DSV3_ABI::op {
 
 /// With every operand's value its code times its tile's scale:
@@ -67,12 +69,14 @@ namespace detail {
 /// An operand must have a scale for each of its tiles, and the interval of promotion must be whole tiles.
 template <class Element, class Tile, int Rank>
 void match_scales(requirements& need, const char* name, const scaled_view<Element, Tile, Rank>& x) {
-  need.equal("scales", "rows", x.scales.extent(Rank - 2), "the tiles",
-             ceil_div(x.extent(Rank - 2), Tile::rows))
-      .equal("scales", "columns", x.scales.extent(Rank - 1), "the tiles",
-             ceil_div(x.extent(Rank - 1), Tile::columns))
+  const std::string scales = std::string(name) + " as scales", tiles = std::string(name) + " as tiles";
+  const shape expected = scaled_view<Element, Tile, Rank>::scale_shape(x.values.extents());
+  if constexpr (Rank == 3)
+    need.equal(scales.c_str(), "matrices", x.scales.extent(0), tiles.c_str(), expected[0]);
+  need.equal(scales.c_str(), "rows", x.scales.extent(Rank - 2), tiles.c_str(), expected[Rank - 2])
+      .equal(scales.c_str(), "columns", x.scales.extent(Rank - 1), tiles.c_str(), expected[Rank - 1])
       .present(name, x.values)
-      .present("scales", x.scales);
+      .present(scales.c_str(), x.scales);
 }
 inline void match_product(requirements& need, const scaled_product_options& product) {
   need.that(product.promotion >= 0 && product.promotion % 128 == 0,

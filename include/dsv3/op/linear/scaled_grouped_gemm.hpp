@@ -89,10 +89,16 @@ status scaled_grouped_gemm<P, Gradient>::backward_weights_args::check() const {
       .equal("x_t", "columns", x_t.extent(1), "dy_t", dy_t.extent(1))
       .equal("dw", "rows", dw.extent(1), "dy_t", dy_t.extent(0))
       .equal("dw", "columns", dw.extent(2), "x_t as rows", x_t.extent(0))
-      .equal("dy_t's scales", "columns", dy_t.scales.extent(1), "the tiles", groups.tiles(dy_t.extent(1)))
-      .equal("x_t's scales", "columns", x_t.scales.extent(1), "the tiles", groups.tiles(x_t.extent(1)))
+      .equal("dy_t as scales", "rows", dy_t.scales.extent(0), "dy_t", dy_t.extent(0))
+      .equal("dy_t as scales", "columns", dy_t.scales.extent(1), "the groups as tiles",
+             groups.tiles(dy_t.extent(1)))
+      .equal("x_t as scales", "rows", x_t.scales.extent(0), "x_t", x_t.extent(0))
+      .equal("x_t as scales", "columns", x_t.scales.extent(1), "the groups as tiles",
+             groups.tiles(x_t.extent(1)))
       .present("dy_t", dy_t.values)
+      .present("dy_t as scales", dy_t.scales)
       .present("x_t", x_t.values)
+      .present("x_t as scales", x_t.scales)
       .present("dw", dw);
   detail::match_product(need, product);
   return need.verdict();
