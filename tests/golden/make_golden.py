@@ -12,6 +12,9 @@ Writes OUT/<variant>/, for every variant below or for the named ones:
                        mtp.1.logits    [rows, length - 1, vocab], and mtp.1.loss, with an MTP module
                        greedy          I64 [rows, length + 16]: the rows and how each goes on, greedily
                        grad.<name>     gradient of loss + mtp_weight * mtp.1.loss, by the weight's name
+Variants in 8 bits store the weights of linear layers as codes with weight_scale_inv, and everything is computed
+with what codes and scales say. Beside one that is like no other variant lies
+  unquantised.safetensors  those weights before, in bfloat16
 transformers has no MTP module in training: the one here is built from its blocks, as section 2.2 of the
 report says.
 Needs torch, transformers (5 or later) and safetensors.
@@ -49,7 +52,15 @@ VARIANTS = {
     "tiny_mtp": dict(store=torch.bfloat16, mtp_weight=0.3, num_nextn_predict_layers=1, hidden_size=32,
                      intermediate_size=48, num_hidden_layers=2, n_routed_experts=8, moe_intermediate_size=16,
                      q_lora_rank=24, kv_lora_rank=16, vocab_size=96),
+    # Ragged blocks, several to a matrix.
+    "tiny_fp8": dict(store=torch.float8_e4m3fn, hidden_size=136, intermediate_size=130, num_hidden_layers=2,
+                     n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2, moe_intermediate_size=24,
+                     q_lora_rank=24, kv_lora_rank=132, vocab_size=96),
+    "tiny_mtp_fp8": dict(store=torch.float8_e4m3fn, like="tiny_mtp"),
 }
+
+BLOCK = 128
+QUANTISATION = dict(activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=[BLOCK, BLOCK])
 
 
 class MTPModule(torch.nn.Module):
@@ -98,6 +109,40 @@ def published_name(name, layers):
     return f"model.layers.{layers}.{rest}"
 
 
+def linear(name):
+    """Whether the published files hold this tensor in 8 bits."""
+    return name.endswith(("_proj.weight", "_proj_with_mqa.weight")) and "eh_proj" not in name
+
+
+def quantised(weight):
+    """Codes, the scale of every block, and what they stand for."""
+    rows, columns = weight.shape
+    codes = torch.empty(rows, columns, dtype=torch.float8_e4m3fn)
+    scales = torch.empty(-(-rows // BLOCK), -(-columns // BLOCK))
+    meant = torch.empty(rows, columns)
+    for i in range(scales.shape[0]):
+        for j in range(scales.shape[1]):
+            at = slice(i * BLOCK, (i + 1) * BLOCK), slice(j * BLOCK, (j + 1) * BLOCK)
+            scales[i, j] = weight[at].abs().max() / 448
+            codes[at] = (weight[at] / scales[i, j]).to(codes.dtype)
+            meant[at] = codes[at].float() * scales[i, j]
+    return codes, scales, meant
+
+
+def quantise(model, hidden, layers):
+    """Replaces every linear weight by what its codes say; answers what the files hold of it, and what it was."""
+    stored, before = {}, {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            for part, value in published(name, parameter.data, hidden):
+                part = published_name(part, layers)
+                if linear(part):
+                    before[part] = value.bfloat16()
+                    stored[part], stored[part + "_scale_inv"], meant = quantised(value)
+                    value.copy_(meant)
+    return stored, before
+
+
 def initialise(named, generator):
     """Numbers of ordinary size everywhere, all of them bf16 numbers, so that storing them changes none."""
     with torch.no_grad():
@@ -123,17 +168,22 @@ def continued(model, ids):
 
 
 def make(name, folder):
-    given = {**BASE, **VARIANTS[name]}
+    like = VARIANTS[name].get("like", name)
+    given = {**BASE, **VARIANTS[like], **VARIANTS[name]}
+    given.pop("like", None)
     store, mtp_weight = given.pop("store"), given.pop("mtp_weight", 0.0)
+    in_blocks, store = store == torch.float8_e4m3fn, torch.bfloat16 if store == torch.float8_e4m3fn else store
     depth = given["num_nextn_predict_layers"]
     config = DeepseekV3Config(**given)
     config._attn_implementation = config._experts_implementation = "eager"
     model = DeepseekV3ForCausalLM(config).float().eval()
     if depth:
         model.mtp = MTPModule(config).float().eval()
-    generator = torch.Generator().manual_seed(1 + list(VARIANTS).index(name))
+    generator = torch.Generator().manual_seed(1 + list(VARIANTS).index(like))
     biases = [(n, b) for n, b in model.named_buffers() if "e_score_correction_bias" in n]
     initialise(list(model.named_parameters()) + biases, generator)
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    narrow, before = quantise(model, hidden, layers) if in_blocks else ({}, {})
 
     ids = torch.randint(0, config.vocab_size, (ROWS, LENGTH), generator=generator)
     result = model(ids, output_hidden_states=True, use_cache=False)
@@ -141,8 +191,8 @@ def make(name, folder):
     loss = mean(result.logits[:, :-1], ids[:, 1:])
     expected = {"input_ids": ids, "logits": result.logits, "loss": loss.reshape(1),
                 "greedy": continued(model, ids)}
-    for i, hidden in enumerate(result.hidden_states):
-        expected[f"hidden.{i}"] = hidden
+    for i, state in enumerate(result.hidden_states):
+        expected[f"hidden.{i}"] = state
     if depth:
         mtp_logits = model.mtp(model, ids, result.hidden_states[-1])
         mtp_loss = mean(mtp_logits[:, :-1], ids[:, 2:])
@@ -150,7 +200,7 @@ def make(name, folder):
         loss = loss + mtp_weight * mtp_loss
     loss.backward()
 
-    weights, layers, hidden = {}, config.num_hidden_layers, config.hidden_size
+    weights = {}
     for n, p in model.named_parameters():
         grad = torch.zeros_like(p) if p.grad is None else p.grad
         for (part, value), (_, slope) in zip(published(n, p, hidden), published(n, grad, hidden)):
@@ -158,6 +208,7 @@ def make(name, folder):
             weights[part], expected["grad." + part] = value.to(store), slope
     for n, b in biases:
         weights[published_name(n, layers)] = b
+    weights.update(narrow)
     if depth:
         weights[f"model.layers.{layers}.embed_tokens.weight"] = weights["model.embed_tokens.weight"].clone()
         weights[f"model.layers.{layers}.shared_head.head.weight"] = weights["lm_head.weight"].clone()
@@ -166,9 +217,13 @@ def make(name, folder):
     plain = lambda tensors: {k: t.detach().contiguous().clone() for k, t in tensors.items()}
     save_file(plain(weights), os.path.join(folder, "model.safetensors"), {"format": "pt"})
     save_file(plain(expected), os.path.join(folder, "golden.safetensors"))
+    if in_blocks and like == name:
+        save_file(plain(before), os.path.join(folder, "unquantised.safetensors"))
     card = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
             "scoring_func": "sigmoid", "topk_method": "noaux_tc",
             "torch_dtype": str(store)[len("torch."):], **given}
+    if in_blocks:
+        card["quantization_config"] = QUANTISATION
     with open(os.path.join(folder, "config.json"), "w") as file:
         json.dump(card, file, indent=1)
         file.write("\n")

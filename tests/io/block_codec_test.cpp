@@ -2,6 +2,7 @@
 // Weights to 8-bit codes with one scale per block, and back: against a search among all codes, and again.
 #include <dsv3/exec/random.hpp>
 #include <dsv3/io/block_codec.hpp>
+#include <dsv3/io/safetensors/block_weight.hpp>
 
 #include <support/run.hpp>
 
@@ -108,6 +109,30 @@ TEST_CASE("every block is scaled by its largest value, and each code is the near
       }
     CHECK(different == 0);
   }
+}
+
+TEST_CASE("the codes and scales of torch") {
+  const std::string folder = "tests/data/golden/tiny_fp8/";
+  const safetensors_file before{folder + "unquantised.safetensors"}, after{folder + "model.safetensors"};
+  index_t ragged = 0;
+  for (const tensor_entry& tensor : before.tensors()) {
+    CAPTURE(tensor.name);
+    const tensor_values<bf16, 2> weight{tensor};
+    const index_t rows = tensor.extents[0], columns = tensor.extents[1];
+    blocks ours{rows, columns};
+    quantize_blocks<bf16>(weight.values(), ours.values(), tensor.name);
+    const block_weight theirs{after.tensor(tensor.name), after.tensor(scale_name(tensor.name))};
+    blocks expected{rows, columns};
+    for (index_t r = 0; r < rows; ++r)
+      for (index_t c = 0; c < columns; ++c) {
+        expected.values().values(r, c) = theirs.values().values(r, c);
+        expected.values().scales(r / edge, c / edge) = theirs.values().scale_of(r, c);
+      }
+    CHECK(ours.same(expected));
+    ragged += ours.scales.size() > 1;
+  }
+  CHECK(before.tensors().size() == 2 * 5 + 3 + 15);
+  CHECK(ragged > 10);
 }
 
 TEST_CASE("no matrix") {

@@ -13,7 +13,7 @@ using namespace dsv3;
 
 namespace {
 
-const char* const variants[] = {"tiny", "tiny_yarn", "tiny_direct_q", "tiny_mtp"};
+const char* const variants[] = {"tiny", "tiny_yarn", "tiny_direct_q", "tiny_mtp", "tiny_fp8", "tiny_mtp_fp8"};
 constexpr index_t prompt_tokens = 48, new_tokens = 16;  // of a row of `greedy`
 constexpr double as_golden = 2e-5, as_forward = 1e-5;   // of the largest logit; fp32
 
