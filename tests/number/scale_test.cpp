@@ -78,6 +78,22 @@ TEST_CASE("a tile's scale maps its largest magnitude to the format's largest val
   }
 }
 
+TEST_CASE("the scale of a tile's largest value times its scale is its scale") {
+  // Whatever the largest magnitude: its mantissa decides, in two neighbouring powers of two because the
+  // format's largest value has one, too. Without this, quantising what was dequantised would change scales.
+  for (const float largest : {448.0f, 57344.0f, 65024.0f}) {
+    int wrong = 0;
+    for (std::uint32_t mantissa = 0; mantissa < 1u << 24; ++mantissa) {
+      const float amax = std::bit_cast<float>((127u << 23) + mantissa);
+      const float scale = tile_scale(amax, largest, scale_kind::real);
+      wrong += tile_scale(scale * largest, largest, scale_kind::real) != scale;
+    }
+    const float floor = tile_scale(0, largest, scale_kind::real);
+    wrong += tile_scale(floor * largest, largest, scale_kind::real) != floor;
+    CHECK(wrong == 0);
+  }
+}
+
 TEST_CASE("UE8M0 stores an exponent and rounds up to it") {
   int wrong = 0;
   for (int code = 1; code < 255; ++code) {
