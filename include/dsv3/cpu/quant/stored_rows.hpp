@@ -4,10 +4,12 @@
 
 #include <dsv3/cpu/quant/bands.hpp>
 #include <dsv3/cpu/quant/row_tiles.hpp>
+#include <dsv3/cpu/quant/twelve_bits.hpp>
 #include <dsv3/op/quant/stored_rows.hpp>
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -66,15 +68,23 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
 
   static void store_strip(const activation<P>* x, index_t count, scale_kind, bf16, std::uint8_t* bytes,
                           float*) {
-    bf16 strip[cpu::strip_columns];
-    DSV3_SIMD
-    for (index_t i = 0; i < count; ++i) strip[i] = bf16(x[i]);
-    std::memcpy(bytes, strip, static_cast<std::size_t>(2 * count));
+    if constexpr (std::is_same_v<activation<P>, bf16>) {
+      std::memcpy(bytes, x, static_cast<std::size_t>(2 * count));
+    } else {
+      bf16 strip[cpu::strip_columns];
+      DSV3_SIMD
+      for (index_t i = 0; i < count; ++i) strip[i] = bf16(x[i]);
+      std::memcpy(bytes, strip, static_cast<std::size_t>(2 * count));
+    }
   }
   static void load_strip(const std::uint8_t* bytes, const float*, bf16, index_t count, activation<P>* y) {
-    bf16 strip[cpu::strip_columns];
-    std::memcpy(strip, bytes, static_cast<std::size_t>(2 * count));
-    cpu::widen(strip, 1.0f, y, count);
+    if constexpr (std::is_same_v<activation<P>, bf16>) {
+      std::memcpy(static_cast<void*>(y), bytes, static_cast<std::size_t>(2 * count));
+    } else {
+      bf16 strip[cpu::strip_columns];
+      std::memcpy(static_cast<void*>(strip), bytes, static_cast<std::size_t>(2 * count));
+      cpu::widen(strip, 1.0f, y, count);
+    }
   }
 
   static void store_strip(const activation<P>* x, index_t count, scale_kind kind, fp8_e4m3,
@@ -91,20 +101,12 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
                           float* scales) {
     e5m6 strip[cpu::strip_columns];
     cpu::quantize_strip(x, count, kind, strip, [&](index_t tile, float scale) { scales[tile] = scale; });
-    std::fill(strip + count, strip + round_up(count, 8), e5m6{});
-    for (index_t i = 0; i < count; i += 8, bytes += 12) {
-      const e5m6x8 eight = e5m6x8::pack(*reinterpret_cast<const e5m6(*)[8]>(strip + i));
-      std::memcpy(bytes, eight.words, 12);
-    }
+    cpu::pack_twelve_bits(strip, count, bytes);
   }
   static void load_strip(const std::uint8_t* bytes, const float* scales, e5m6, index_t count,
                          activation<P>* y) {
     e5m6 strip[cpu::strip_columns];
-    for (index_t i = 0; i < count; i += 8, bytes += 12) {
-      e5m6x8 eight;
-      std::memcpy(eight.words, bytes, 12);
-      eight.unpack(*reinterpret_cast<e5m6(*)[8]>(strip + i));
-    }
+    cpu::unpack_twelve_bits(bytes, count, strip);
     widen_tiles(strip, scales, count, y);
   }
 
