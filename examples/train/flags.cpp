@@ -33,6 +33,9 @@ class flags {
   run_settings resolved();
 
  private:
+  template <class Option>
+  void add_recipe(Option&& option);
+  void read_recipe();
   void read_tokenizer();
   static std::vector<std::string> own_text();
 
@@ -42,6 +45,11 @@ class flags {
   std::string config_, tokenizer_, device_ = "auto", recompute_ = "nothing", schedule_ = "short";
   double init_deviation_ = 0;
   index_t vocab_ = 0;
+  // Of the recipe, by the names of its choices.
+  std::string accumulator_ = "fp32", scales_ = "real", inputs_ = "tile", gradients_ = "tile",
+              weights_ = "block", gradient_format_ = "e4m3", attention_output_ = "e5m6",
+              swiglu_input_ = "e4m3", exchanged_scales_ = "power-of-two";
+  index_t promotion_ = 128;
 };
 
 flags::flags(CLI::App& app) : app_(app) {
@@ -55,19 +63,23 @@ flags::flags(CLI::App& app) : app_(app) {
   };
 
   const auto model = [](CLI::Option* o) { o->group("Model"); };
-  auto* preset = plain("--preset", s_.model_name, "Size by name: tiny, mini, moonlight, v2-lite, v2, v3");
+  auto* preset =
+      plain("--preset", s_.model_name, "Size by name: tiny, midi, mini, moonlight, v2-lite, v2, v3");
   auto* config = plain("--config", config_, "A config.json, or a folder that holds one, instead of --preset");
   preset->excludes(config);
   model(preset), model(config);
   model(app_.add_option("--vocab", vocab_, "Rows of the embedding; the model's own when not given")
             ->take_last()
             ->check(whole_number(1, many)));
-  model(option("--precision", s_.precision, "fp32, bf16 (float masters) or fp64",
-               one_of({"fp32", "bf16", "fp64"})));
+  model(option("--precision", s_.precision,
+               "fp32, bf16 (float masters), fp8 (bf16 whose linear layers multiply 8-bit tiles) or fp64",
+               one_of({"fp32", "bf16", "fp8", "fp64"})));
   model(app_.add_option("--init-std", init_deviation_,
                         "Deviation of the initial matrices; the model's own when not given")
             ->take_last()
             ->check(positive_number()));
+
+  add_recipe(option);
 
   const auto data = [](CLI::Option* o) { o->group("Data"); };
   data(app_.add_option(
@@ -155,6 +167,67 @@ flags::flags(CLI::App& app) : app_(app) {
               not_negative()));
 }
 
+// One flag for each choice, so that a run can differ from the report's in just one.
+template <class Option>
+void flags::add_recipe(Option&& option) {
+  const auto recipe = [](CLI::Option* o) { o->group("8-bit recipe (--precision fp8)"); };
+  recipe(option("--fp8-accumulator", accumulator_,
+                "What adds up products: fp32, or hopper: a model of that matrix unit's short sums",
+                one_of({"fp32", "hopper"})));
+  recipe(option("--fp8-promotion", promotion_,
+                "Elements of a sum after which it moves to a float, a multiple of 128; 0: only at its end",
+                whole_number(0, index_t{1} << 30)));
+  recipe(option("--fp8-inputs", inputs_,
+                "What shares a scale in a product's input: a tile of 1x128, a block "
+                "of 128x128, the tensor",
+                one_of({"tile", "block", "tensor"})));
+  recipe(option("--fp8-gradients", gradients_, "The same for the gradient of its output",
+                one_of({"tile", "block", "tensor"})));
+  recipe(option("--fp8-weights", weights_, "The same for its weight", one_of({"block", "tensor"})));
+  recipe(option("--fp8-gradient-format", gradient_format_, "Of the gradient of its output",
+                one_of({"e4m3", "e5m2"})));
+  recipe(option("--fp8-scales", scales_, "Scales of tiles and blocks", one_of({"real", "power-of-two"})));
+  recipe(option("--fp8-exchanged-scales", exchanged_scales_,
+                "Scales of the attention's output and of rows that go to experts",
+                one_of({"real", "power-of-two"})));
+  recipe(option("--fp8-attention-output", attention_output_, "How the attention's output waits for backward",
+                one_of({"bf16", "e4m3", "e5m6"})));
+  recipe(option("--fp8-swiglu-input", swiglu_input_, "How SwiGLU's input waits for backward",
+                one_of({"bf16", "e4m3", "e5m6"})));
+}
+
+void flags::read_recipe() {
+  using namespace dsv3;
+  const auto scales = [](const std::string& name) {
+    return name == "real" ? scale_kind::real : scale_kind::power_of_two;
+  };
+  const auto group = [](const std::string& name) {
+    return name == "tile" ? scale_group::tile : name == "block" ? scale_group::block : scale_group::tensor;
+  };
+  const auto stored = [](const std::string& name) {
+    return name == "bf16" ? stored_format::bf16 : name == "e4m3" ? stored_format::e4m3 : stored_format::e5m6;
+  };
+  if (promotion_ % 128 != 0)
+    throw support::usage_error("--fp8-promotion is " + std::to_string(promotion_) +
+                               ", expected a multiple of 128, or 0");
+  if (s_.precision != "fp8")
+    for (const CLI::Option* given : app_.get_options())
+      if (given->get_name().starts_with("--fp8-") && given->count() > 0)
+        throw support::usage_error(given->get_name() + " is given, --precision is " + s_.precision +
+                                   ": expected --precision fp8 beside it");
+  s_.model.recipe = {.product = {.accumulator = accumulator_ == "hopper" ? accumulator_model::hopper_fp22
+                                                                         : accumulator_model::fp32,
+                                 .promotion = promotion_},
+                     .scales = scales(scales_),
+                     .exchanged_scales = scales(exchanged_scales_),
+                     .inputs = group(inputs_),
+                     .gradients = group(gradients_),
+                     .weights = group(weights_),
+                     .gradient = gradient_format_ == "e5m2" ? gradient_format::e5m2 : gradient_format::e4m3,
+                     .attention_output = stored(attention_output_),
+                     .swiglu_input = stored(swiglu_input_)};
+}
+
 run_settings flags::resolved() {
   using support::usage_error;
   if (device_ == "cuda")
@@ -183,6 +256,7 @@ run_settings flags::resolved() {
     if (vocab_ > 0) s_.model.vocab = vocab_;
     dsv3::require(s_.model.check());
   });
+  read_recipe();
   read_tokenizer();
   if (s_.model.scoring != dsv3::router_scoring::sigmoid && s_.model.experts > 0)
     throw usage_error(s_.model_name +

@@ -27,6 +27,7 @@ void listen_for_signals() {
 
 const trainer_kind& kind_of(const std::string& precision) {
   if (precision == "bf16") return bf16_trainer;
+  if (precision == "fp8") return fp8_trainer;
   return precision == "fp64" ? fp64_trainer : fp32_trainer;
 }
 

@@ -4,6 +4,7 @@
 
 #include <dsv3/cpu/memory/copy.hpp>
 #include <dsv3/cpu/memory/fill.hpp>
+#include <dsv3/cpu/quant/tile_quantizer.hpp>
 #include <dsv3/cpu/rope/decoupled_rope.hpp>
 #include <dsv3/train/checkpoint.hpp>
 
@@ -31,6 +32,9 @@ template std::string load_state(const std::string&, dsv3::training_state<dsv3::f
 template void save_state(const std::string&, dsv3::training_state<dsv3::bf16_mixed, layout>&, dsv3::index_t,
                          const std::string&);
 template std::string load_state(const std::string&, dsv3::training_state<dsv3::bf16_mixed, layout>&);
+template void save_state(const std::string&, dsv3::training_state<dsv3::fp8_tilewise, layout>&,
+                         dsv3::index_t, const std::string&);
+template std::string load_state(const std::string&, dsv3::training_state<dsv3::fp8_tilewise, layout>&);
 template void save_state(const std::string&, dsv3::training_state<dsv3::fp64_reference, layout>&,
                          dsv3::index_t, const std::string&);
 template std::string load_state(const std::string&, dsv3::training_state<dsv3::fp64_reference, layout>&);

@@ -65,6 +65,6 @@ struct trainer_kind {
   std::unique_ptr<trainer> (*make)(const run_settings&, const dsv3::training_data& data);
 };
 
-extern const trainer_kind fp32_trainer, bf16_trainer, fp64_trainer;
+extern const trainer_kind fp32_trainer, bf16_trainer, fp8_trainer, fp64_trainer;
 
 }  // namespace dsv3_train

@@ -86,6 +86,9 @@ struct model_config {
   static model_config moonlight_16b();
   /// About 6 million parameters with every feature on: tests, and a demonstration on two cores.
   static model_config tiny();
+  /// About 12 million parameters with every feature on, every width several tiles of 128: comparisons of
+  /// 8-bit recipes on a few cores.
+  static model_config midi();
   /// About 169 million parameters with every feature on.
   static model_config mini();
 };
@@ -240,6 +243,30 @@ inline model_config model_config::tiny() {
           .experts = 16,
           .shared_experts = 1,
           .top_k = 4,
+          .groups = 4,
+          .kept_groups = 2,
+          .routed_scale = 2.5,
+          .rope = {.factor = 4, .original_length = 64},
+          .max_positions = 256};
+}
+
+inline model_config model_config::midi() {
+  return {.vocab = 512,
+          .hidden = 384,
+          .layers = 3,
+          .dense_layers = 1,
+          .mtp_depth = 1,
+          .dense_inner = 768,
+          .heads = 6,
+          .q_rank = 256,
+          .kv_rank = 128,
+          .qk_nope = 32,
+          .qk_rope = 16,
+          .v_dim = 64,
+          .expert_inner = 256,
+          .experts = 8,
+          .shared_experts = 1,
+          .top_k = 2,
           .groups = 4,
           .kept_groups = 2,
           .routed_scale = 2.5,

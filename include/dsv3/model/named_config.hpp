@@ -18,6 +18,7 @@ struct named_size {
   model_config (*make)();
 };
 inline constexpr std::array named_sizes{named_size{"tiny", model_config::tiny},
+                                        named_size{"midi", model_config::midi},
                                         named_size{"mini", model_config::mini},
                                         named_size{"moonlight", model_config::moonlight_16b},
                                         named_size{"v2-lite", model_config::deepseek_v2_lite},
