@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+// A matrix in scaled tiles that owns its memory, for benches.
+#pragma once
+
+#include <dsv3/number/fp8.hpp>
+#include <dsv3/tensor/scaled.hpp>
+
+#include <support/tensor.hpp>
+
+#include <cstdint>
+
+namespace support {
+
+/// Random finite codes of all sizes, and scales a little different from tile to tile.
+template <class Element, class Tile, int Rank = 2>
+class scaled_tensor {
+ public:
+  scaled_tensor(index_t rows, index_t columns, std::uint64_t stream) requires(Rank == 2)
+      : scaled_tensor(rows, columns, dsv3::ceil_div(columns, Tile::columns), stream) {}
+  /// With room for more tiles along the columns than they fill: those of groups.
+  scaled_tensor(index_t rows, index_t columns, index_t tiles_across, std::uint64_t stream) requires(Rank == 2)
+      : codes_(rows, columns), scales_(dsv3::ceil_div(rows, Tile::rows), tiles_across) {
+    draw(stream);
+  }
+  scaled_tensor(index_t matrices, index_t rows, index_t columns, std::uint64_t stream) requires(Rank == 3)
+      : codes_(matrices, rows, columns),
+        scales_(matrices, dsv3::ceil_div(rows, Tile::rows), dsv3::ceil_div(columns, Tile::columns)) {
+    draw(stream);
+  }
+
+  dsv3::scaled_view<const Element, Tile, Rank> get() const {
+    const dsv3::view<const float, Rank> lying = scales_.get();
+    index_t extents[Rank], strides[Rank];
+    for (int axis = 0; axis < Rank; ++axis)
+      extents[axis] = lying.extent(axis), strides[axis] = lying.stride(axis);
+    return {codes_.get(), {lying.data(), extents, strides}};
+  }
+
+ private:
+  void draw(std::uint64_t stream) {
+    codes_.normal(stream, 64);
+    for (index_t i = 0; i < scales_.get().size(); ++i)
+      scales_.get().data()[i] = 0.01f * static_cast<float>(1 + i % 3);
+  }
+
+  tensor<Element, Rank> codes_;
+  tensor<float, Rank> scales_;
+};
+
+}  // namespace support
