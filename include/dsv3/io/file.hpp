@@ -86,6 +86,14 @@ inline void sync_folder(const std::string& folder) {
   if (::fsync(handle.number()) != 0 && errno != EINVAL) raise_file(folder, "folder cannot be synced", errno);
 }
 
+/// Advice about whole pages; what the system makes of it changes no byte.
+inline void advise(std::span<const std::byte> bytes, int advice) {
+  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(bytes.data()) / page * page;
+  const auto end = reinterpret_cast<std::uintptr_t>(bytes.data() + bytes.size());
+  if (!bytes.empty()) ::madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+}
+
 }  // namespace detail
 
 /// A file seen as read-only memory. The bytes are valid while the object lives and nobody shortens the file.
@@ -129,6 +137,12 @@ class mapped_file {
   std::size_t size_ = 0;
 };
 
+/// Tells the system that these bytes of a mapping will be read soon.
+inline void read_ahead(std::span<const std::byte> bytes) { detail::advise(bytes, MADV_WILLNEED); }
+/// Takes the pages of these bytes of a mapping out of the process: a long file is read in little memory.
+/// Bytes that are looked at again are mapped again.
+inline void let_go(std::span<const std::byte> bytes) { detail::advise(bytes, MADV_DONTNEED); }
+
 /// Writes a file under a temporary name in the same folder; `commit` syncs it and gives it its name. Without
 /// a commit nothing is left behind, and a reader never sees a half-written file.
 ///
@@ -157,7 +171,7 @@ class atomic_file {
       : path_(std::move(other.path_)),
         temporary_(std::exchange(other.temporary_, {})),
         handle_(std::move(other.handle_)),
-        size_(other.size_) {}
+        size_(other.size_.load()) {}
   atomic_file& operator=(atomic_file&&) = delete;
   ~atomic_file() { discard(); }
 
@@ -175,12 +189,14 @@ class atomic_file {
   void append(std::span<const std::byte> bytes) { write_at(size_, bytes); }
   void append(std::string_view text) { append(std::as_bytes(std::span(text))); }
 
-  /// Writes anywhere; a gap that is never written reads as zeros.
+  /// Writes anywhere; a gap that is never written reads as zeros. Several threads may write at once.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
     const std::uint64_t begin = offset;
     const int number = detail::write_fully(handle_, offset, bytes);
     if (number != 0) fail(bytes.size() - (offset - begin), number);
-    if (offset > size_) size_ = offset;
+    std::uint64_t before = size_;
+    while (offset > before && !size_.compare_exchange_weak(before, offset)) {
+    }
   }
 
   /// Everything on the disk, then the name, then the name on the disk.
@@ -220,7 +236,7 @@ class atomic_file {
 
   std::string path_, temporary_;
   detail::descriptor handle_;
-  std::uint64_t size_ = 0;
+  std::atomic<std::uint64_t> size_ = 0;
 };
 
 /// A file that grows by whole records, each handed to the system at once; what a log writes to.

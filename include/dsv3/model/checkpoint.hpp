@@ -134,19 +134,6 @@ inline std::vector<std::pair<std::string, std::string>> shared_copies(const mode
   return copies;
 }
 
-/// True of the weights that the released files hold in 8 bits: those of the linear layers, but not of
-/// embedding, head, router and MTP's joint projection.
-inline bool stored_in_blocks(std::string_view name) {
-  static constexpr std::string_view linear[] = {"q_proj",    "q_a_proj", "q_b_proj",  "kv_a_proj_with_mqa",
-                                                "kv_b_proj", "o_proj",   "gate_proj", "up_proj",
-                                                "down_proj"};
-  constexpr std::string_view end = ".weight";
-  if (!name.ends_with(end)) return false;
-  name.remove_suffix(end.size());
-  const std::string_view last = name.substr(name.rfind('.') + 1);
-  return std::ranges::find(linear, last) != std::end(linear);
-}
-
 struct checkpoint_options {
   // F64, F32 or BF16 for every weight; F8_E4M3 for those that stored_in_blocks names. The others as in
   // memory.

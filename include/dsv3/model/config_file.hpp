@@ -12,8 +12,9 @@
 #include <filesystem>
 #include <optional>
 #include <set>
-#include <string>
 #include <algorithm>
+#include <string>
+#include <string_view>
 #include <utility>
 
 namespace dsv3::inline DSV3_ABI {
@@ -55,6 +56,19 @@ inline json quantization_json() {
           {"fmt", "e4m3"},
           {"quant_method", "fp8"},
           {"weight_block_size", {block_tile::rows, block_tile::columns}}};
+}
+
+/// True of the weights that the released files hold in 8 bits: those of the linear layers, but not of
+/// embedding, head, router and MTP's joint projection.
+inline bool stored_in_blocks(std::string_view name) {
+  static constexpr std::string_view linear[] = {"q_proj",    "q_a_proj", "q_b_proj",  "kv_a_proj_with_mqa",
+                                                "kv_b_proj", "o_proj",   "gate_proj", "up_proj",
+                                                "down_proj"};
+  constexpr std::string_view end = ".weight";
+  if (!name.ends_with(end)) return false;
+  name.remove_suffix(end.size());
+  const std::string_view last = name.substr(name.rfind('.') + 1);
+  return std::ranges::find(linear, last) != std::end(linear);
 }
 
 namespace detail {

@@ -29,6 +29,7 @@ using safetensors_metadata = std::map<std::string, std::string>;
 ///     writer.commit();
 ///
 /// A tensor may come in parts, in order; nothing is held. Until the commit there is no file of that name.
+/// After `begin` different tensors may come from different threads.
 class safetensors_writer {
  public:
   explicit safetensors_writer(std::string path, safetensors_metadata metadata = {{"format", "pt"}})
@@ -50,11 +51,16 @@ class safetensors_writer {
     tensors_.push_back({name, type, std::move(extents), static_cast<std::uint64_t>(*bytes), 0, 0, {}});
   }
 
+  /// Ends the declarations and takes the room on the disk; the first append does it otherwise.
+  void begin() {
+    if (!sealed_) seal();
+  }
+
   /// The next bytes of a tensor.
   void append(const std::string& name, std::span<const std::byte> bytes) {
     const auto found = position_.find(name);
     if (found == position_.end()) raise(file_.path() + ": tensor " + name + " was not declared");
-    if (!sealed_) seal();
+    begin();
     declared& tensor = tensors_[order_[found->second]];
     if (bytes.size() > tensor.bytes - tensor.written)
       raise(file_.path() + ": tensor " + name + " got " + std::to_string(tensor.written + bytes.size()) +
@@ -80,7 +86,7 @@ class safetensors_writer {
 
   /// Writes the header and publishes the file; every tensor must be complete.
   void commit() {
-    if (!sealed_) seal();
+    begin();
     for (const declared& tensor : tensors_) {
       if (tensor.written != tensor.bytes)
         raise(file_.path() + ": tensor " + tensor.name + " got " + std::to_string(tensor.written) +
