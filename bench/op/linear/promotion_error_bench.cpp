@@ -33,12 +33,12 @@ struct summation {
   const char* name;
   scaled_product_options product;
 };
-constexpr summation summations[] = {{"FP22, never promoted", {accumulator_model::hopper_fp22, 0}},
-                                    {"FP22, every 1024", {accumulator_model::hopper_fp22, 1024}},
-                                    {"FP22, every 512", {accumulator_model::hopper_fp22, 512}},
-                                    {"FP22, every 256", {accumulator_model::hopper_fp22, 256}},
-                                    {"FP22, every 128", {accumulator_model::hopper_fp22, 128}},
-                                    {"FP32", {accumulator_model::fp32, 128}}};
+constexpr summation summations[] = {{"never promoted", {accumulator_model::hopper_fp22, 0}},
+                                    {"every 1024", {accumulator_model::hopper_fp22, 1024}},
+                                    {"every 512", {accumulator_model::hopper_fp22, 512}},
+                                    {"every 256", {accumulator_model::hopper_fp22, 256}},
+                                    {"every 128", {accumulator_model::hopper_fp22, 128}},
+                                    {"FP32 sums", {accumulator_model::fp32, 128}}};
 
 /// Normal numbers in 8 bits, spread over most of the format's range: nothing but the sum is at work.
 void draw(const support::tensor<fp8_e4m3>& codes, const support::tensor<double>& numbers,
@@ -118,9 +118,9 @@ int main(int argc, char** argv) {
     if (!file) raise(std::string(path) + ": cannot be written");
   };
   write(argv[1], table);
-  write(argv[2], line_plot({.title = "Largest error of a sum, as a share of the mean magnitude",
+  write(argv[2], line_plot({.title = "Sums in FP22 by how often they are promoted, and in FP32",
                             .x_label = "log2 of the number of products",
-                            .y_label = "relative error",
+                            .y_label = "largest error / mean magnitude",
                             .log_y = true},
                            curves) +
                      "\n");
