@@ -30,7 +30,7 @@ int main(int argc, char** argv) {
                "dsv3-generate"};
   generate::request asked;
   std::vector<std::string> prompts, files;
-  std::string precision = dsv3::fp32::name, form = "by-cost";
+  std::string precision = dsv3::fp32::name, form = "by-cost", cache = "plain";
   bool json = false;
   asked.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const auto sampling = &asked.sampling;
@@ -81,6 +81,9 @@ int main(int argc, char** argv) {
   app.add_option("--cache-tokens", asked.cache_tokens, "rows of the latent cache; 0: what the batch may need")
       ->check(support::whole_number(0))
       ->capture_default_str();
+  app.add_option("--cache", cache, "what the latent cache keeps: plain activations, or fp8 with scales")
+      ->check(support::one_of({"plain", "fp8"}))
+      ->capture_default_str();
   app.add_option("--prefill-tokens", asked.prefill_tokens, "of a prompt that one step reads")
       ->check(support::whole_number(1))
       ->capture_default_str();
@@ -102,6 +105,7 @@ int main(int argc, char** argv) {
 
   return support::run_program(app, argc, argv, [&] {
     if (json) asked.form = generate::output::json;
+    asked.fp8_cache = cache == "fp8";
     if (form == "absorbed") asked.prefill_form = dsv3::attention_form::absorbed;
     if (form == "expanded") asked.prefill_form = dsv3::attention_form::expanded;
     asked.prompts = prompts;

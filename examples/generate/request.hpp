@@ -28,6 +28,7 @@ struct request {
   index_t batch = 0;         // sequences at a time; 0: all answers, eight at most
   index_t cache_tokens = 0;  // rows of the latent cache; 0: what the batch may need
   index_t prefill_tokens = 256;
+  bool fp8_cache = false;  // latents in 8 bits
   dsv3::attention_form prefill_form = dsv3::attention_form::by_cost;
   std::vector<std::string> stop;  // texts that end an answer and are no part of it
   bool past_end = false;          // go on behind the end token

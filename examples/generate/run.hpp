@@ -68,9 +68,8 @@ inline status check(const model_config& config, const std::vector<std::vector<st
   return {};
 }
 
-template <precision P>
-void run(const request& asked) {
-  using layout = compact_layout;
+template <precision P, layout_policy layout>
+void answer(const request& asked) {
   checkpoint_reader reader{asked.model};
   model_config config = reader.config();
   const auto demand = [](const status& answer) {
@@ -128,6 +127,14 @@ void run(const request& asked) {
     for (const generation_event& event : work.step(ctx))
       if (!out.add(event.request, event.tokens, event.mark, event.reason)) work.cancel(event.request);
   print_figures(work.counts(), decoder.counts(), state);
+}
+
+template <precision P>
+void run(const request& asked) {
+  if (asked.fp8_cache)
+    answer<P, with_fp8_cache<compact_layout>>(asked);
+  else
+    answer<P, compact_layout>(asked);
 }
 
 }  // namespace generate

@@ -26,6 +26,15 @@ for flags in "--no-stream" "--prefill-tokens 1" "--prefill-form absorbed" "--pre
   # shellcheck disable=SC2086
   [ "$(generate --prompt "$prompt" --max-new 40 $flags)" = "$plain" ] || fail "$flags writes another text"
 done
+narrow=$(generate --prompt "$prompt" --max-new 40 --cache fp8)
+[ -n "$narrow" ] || fail "nothing is generated over a cache in 8 bits: $(cat "$scratch/figures")"
+grep -qE 'cache [0-9]+ bytes, 56 per token$' "$scratch/figures" ||
+  fail "the closing line over a cache in 8 bits is: $(cat "$scratch/figures")"
+for flags in "--draft 2" "--threads 1" "--prefill-tokens 3"; do
+  # shellcheck disable=SC2086
+  [ "$(generate --prompt "$prompt" --max-new 40 --cache fp8 $flags)" = "$narrow" ] ||
+    fail "--cache fp8 $flags writes another text"
+done
 [ "$(generate --prompt "$prompt" --max-new 40 --echo)" = "$prompt$plain" ] || fail "--echo does not print the prompt first"
 [ "$("$DSV3_BIN/dsv3-generate" --model "$scratch/run" --prompt "$prompt" --max-new 40 2> "$scratch/figures")" = "$plain" ] ||
   fail "a run's folder does not stand for its newest checkpoint"

@@ -49,13 +49,13 @@ class decoding_state {
         open_(slots_.size(), false) {}
 
   const decoding_config& config() const { return config_; }
-  const model_cache<P>& cache() const { return cache_; }
+  const model_cache<P, L>& cache() const { return cache_; }
   const page_pool& pool() const { return pool_; }
   index_t page_rows() const { return cache_.config.page_rows; }
   std::size_t cache_bytes() const { return cache_.bytes(); }
   /// Cache of one token in all blocks that have one.
   index_t token_bytes() const {
-    return cache_.config.layers() * cache_.rows.extent(3) * index_t{sizeof(activation<P>)};
+    return cache_.config.layers() * cache_.rows.extent(3) * index_t{sizeof(cache_element<P, L>)};
   }
 
   bool is_open(index_t slot) const { return open_.at(at(slot)); }
@@ -186,15 +186,16 @@ class decoding_state {
     const index_t blocks = cache_.rows.extent(0), values = rows * cache_.rows.extent(3);
     const auto first_rows = [&](std::int32_t of) {
       const index_t extents[] = {blocks, values}, strides[] = {cache_.rows.stride(0), 1};
-      return view<activation<P>, 2>{cache_.rows.data() + of * cache_.rows.stride(1), extents, strides};
+      return view<cache_element<P, L>, 2>{cache_.rows.data() + of * cache_.rows.stride(1), extents, strides};
     };
-    op::copy<activation<P>, activation<P>>::forward(ctx, {.x = first_rows(page), .y = first_rows(copy)});
+    op::copy<cache_element<P, L>, cache_element<P, L>>::forward(
+        ctx, {.x = first_rows(page), .y = first_rows(copy)});
     pool_.release(page);
     page = copy;
   }
 
   decoding_config config_;
-  owned<model_cache<P>> cache_;
+  owned<model_cache<P, L>> cache_;
   page_pool pool_;
   std::vector<decoding_sequence> slots_;
   std::vector<bool> open_;

@@ -172,7 +172,7 @@ struct block {
     view<const activation<P>, 2> x;  // [tokens, hidden]
     block_weights<P> weights;
     cached_tokens tokens;
-    view<activation<P>, 3> cache;  // [pages, page_rows, kv_rank + qk_rope]   the tokens' rows are written
+    view<cache_element<P, L>, 3> cache;  // [pages, page_rows, width of a row]   the tokens' rows are written
     rope_table<const accumulator<P>> rope;
     view<const master<P>, 1> bias =
         {};                    // [experts]           of this block's router; empty for a dense block

@@ -2,10 +2,16 @@
 // What a decoding step means to a layer: the tokens it adds, and the cached rows they see.
 #pragma once
 
+#include <dsv3/number/precision.hpp>
+#include <dsv3/tensor/layout_policy.hpp>
 #include <dsv3/tensor/packed_sequences.hpp>
 #include <dsv3/tensor/paged.hpp>
 
 namespace dsv3::inline DSV3_ABI {
+
+/// What rows of the latent cache consist of.
+template <precision P, layout_policy L>
+using cache_element = typename L::cache::row::template element<activation<P>>;
 
 /// How cached keys and values are used: by_cost takes the form that needs fewer multiplications (report,
 /// section 2.1.1; equal but for rounding).

@@ -208,7 +208,7 @@ struct mla {
     view<const activation<P>, 2> x;  // [tokens, hidden]
     mla_weights<P> weights;
     cached_tokens tokens;
-    view<activation<P>, 3> cache;  // [pages, page_rows, kv_rank + qk_rope]   the tokens' rows are written
+    view<cache_element<P, L>, 3> cache;  // [pages, page_rows, width of a row]   the tokens' rows are written
     rope_table<const accumulator<P>> rope;
     view<activation<P>, 2> y;  // [tokens, hidden]    written
   };
@@ -258,7 +258,7 @@ struct mla {
     compression().normalize(ctx, key_value_weights(w), {a_kv, {}, c_kv, {}});  // 2
     rotate(ctx, rotary_query(q), t.queries, args.rope, rotation::forward);     // 3
     rotate(ctx, rotary_key(a_kv), t.queries, args.rope, rotation::forward);    // 4
-    op::latent_cache<P>::append(
+    latent_cache::append(
         ctx,
         {.c = c_kv, .k_rope = rotary_columns(a_kv), .tokens = t.queries, .cache = t.rows_of(args.cache)});
     if (absorbs(t))
@@ -342,6 +342,8 @@ struct mla {
 
  private:
   using compress = latent_compression<P>;
+  using latent_cache = op::latent_cache<P, typename L::cache::row>;
+  using mla_decode = op::mla_decode<P, typename L::cache::row>;
   using rows = view<activation<P>, 2>;
 
   bool compressed() const { return config.q_rank > 0; }
@@ -384,12 +386,12 @@ struct mla {
     op::batched_gemm<P>::transposed(ctx, {.x = per_head(q).columns(0, config.qk_nope),
                                           .w = up_projections(w_ukv, 0, config.qk_nope),
                                           .y = q_latent});
-    op::mla_decode<P>::forward(ctx, {.q_latent = q_latent,
-                                     .q_rope = rotary_query(q),
-                                     .queries = args.tokens.queries,
-                                     .cache = args.tokens.rows_of(args.cache),
-                                     .scale = config.softmax_scale(),
-                                     .z = z});
+    mla_decode::forward(ctx, {.q_latent = q_latent,
+                              .q_rope = rotary_query(q),
+                              .queries = args.tokens.queries,
+                              .cache = args.tokens.rows_of(args.cache),
+                              .scale = config.softmax_scale(),
+                              .z = z});
     op::batched_gemm<P>::forward(
         ctx, {.x = z, .w = up_projections(w_ukv, config.qk_nope, config.v_dim), .y = per_head(o)});
   }
@@ -400,7 +402,7 @@ struct mla {
     const index_t keys = args.tokens.keys.tokens();
     const rows c = buffer(ctx, keys, config.kv_rank), k_rope = buffer(ctx, keys, config.qk_rope);
     const rows kv = buffer(ctx, keys, config.kv_width());
-    op::latent_cache<P>::gather(
+    latent_cache::gather(
         ctx,
         {.cache = args.tokens.rows_of(args.cache), .tokens = args.tokens.keys, .c = c, .k_rope = k_rope});
     product().forward(ctx, product().operand(ctx, c), args.weights.w_ukv, kv);

@@ -152,7 +152,7 @@ struct mtp_module {
     view<const weight<P>, 2> embedding;  // [vocab, hidden]
     mtp_weights<P> weights;
     cached_tokens tokens;
-    view<activation<P>, 3> cache;  // [pages, page_rows, kv_rank + qk_rope]   the tokens' rows are written
+    view<cache_element<P, L>, 3> cache;  // [pages, page_rows, width of a row]   the tokens' rows are written
     rope_table<const accumulator<P>> rope;
     view<const master<P>, 1> bias = {};  // [experts]
     view<activation<P>, 2> y;            // [tokens, hidden]    written: what the next depth reads

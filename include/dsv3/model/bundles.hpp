@@ -74,14 +74,17 @@ struct model_cache_config {
 
 /// The latent caches of all blocks. A page has the same number in each of them, so one table of pages serves
 /// a sequence.
-template <precision P>
+template <precision P, layout_policy L = default_layout>
 struct model_cache {
+  using row = typename L::cache::row;
+
   model_cache_config config;
-  view<activation<P>, 4> rows;  // [layers, pages, page_rows, kv_rank + qk_rope]
+  view<cache_element<P, L>, 4> rows;  // [layers, pages, page_rows, width of a row]
 
   template <class Visit, class... Self>
   static void each_field(const model_cache_config& c, Visit&& visit, Self&... self) {
-    visit("rows", shape{c.layers(), c.pages, c.page_rows, c.model.attention().cache_width()}, self.rows...);
+    const index_t width = row::width(c.model.kv_rank, c.model.qk_rope);
+    visit("rows", shape{c.layers(), c.pages, c.page_rows, width}, self.rows...);
   }
 };
 

@@ -56,7 +56,7 @@ struct deepseek_v3 {
     const model_weights<P>& weights;
     view<const master<P>, 2> bias;  // [routers, experts]
     rope_table<const accumulator<P>> rope;
-    const model_cache<P>& cache;             // the tokens' rows of the main blocks are written
+    const model_cache<P, L>& cache;          // the tokens' rows of the main blocks are written
     view<activation<P>, 2> h = {};           // [tokens, hidden]   what the first MTP module reads; written
                                              //                    when not empty
     view<const std::int32_t, 1> heads = {};  // [predicting]       the tokens whose next one is predicted
@@ -72,7 +72,7 @@ struct deepseek_v3 {
     const model_weights<P>& weights;
     view<const master<P>, 2> bias;
     rope_table<const accumulator<P>> rope;
-    const model_cache<P>& cache;             // the tokens' rows of this module are written
+    const model_cache<P, L>& cache;          // the tokens' rows of this module are written
     view<activation<P>, 2> y;                // [tokens, hidden]   what the next depth reads; written
     view<const std::int32_t, 1> heads = {};  // [predicting]
     view<accumulator<P>, 2> logits = {};     // [predicting, ids]      written

@@ -54,9 +54,10 @@ struct compact_layout : default_layout {
   using experts = expert_layout::contiguous<1>;
 };
 
-/// The default with a cache of little more than half the bytes.
-struct fp8_cache_layout : default_layout {
-  using cache = cache_layout::fp8<default_layout::cache>;
+/// The same with latents in 8 bits: a cache of little more than half the bytes.
+template <class Layout>
+struct with_fp8_cache : Layout {
+  using cache = cache_layout::fp8<typename Layout::cache>;
 };
 
 // clang-format off

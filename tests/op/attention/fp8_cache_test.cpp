@@ -102,9 +102,10 @@ TEST_CASE("a row takes the bytes that readers of such caches expect") {
   CHECK(fp8::scales_at(512) == 512);
   CHECK(fp8::rope_at(512) == 528);
   CHECK(fp8::width(130, 6) == 130 + 2 * 4 + 6 * 2);
-  CHECK(std::is_same_v<fp8_cache_layout::cache::row, fp8>);
-  CHECK(fp8_cache_layout::cache::page_rows == default_layout::cache::page_rows);
-  CHECK(layout_policy<fp8_cache_layout>);
+  using layout = with_fp8_cache<default_layout>;
+  CHECK(std::is_same_v<layout::cache::row, fp8>);
+  CHECK(layout::cache::page_rows == default_layout::cache::page_rows);
+  CHECK(layout_policy<layout>);
 }
 
 TEST_CASE_TEMPLATE("rows hold codes, scales and keys of the oracle, and read as their products", P,
