@@ -43,6 +43,7 @@ void each_stripe(const tensor_entry& matrix, Act&& act) {
     act(first, here);
     let_go(here.bytes);
   }
+  let_go(matrix.bytes);  // a page that is read brings its neighbours back
 }
 
 // Codes and scales of one stripe, in memory.
@@ -183,6 +184,7 @@ void write_shard(const std::string& folder, const planned_shard& shard, const re
   cpu::parallel_parts(asked.threads, static_cast<index_t>(shard.tensors.size()), [&](index_t i) {
     tensor_writer{shard.tensors[static_cast<std::size_t>(i)], writer, done}.write();
   });
+  for (const planned_tensor& tensor : shard.tensors) let_go(tensor.from.bytes);
   writer.commit();
 }
 

@@ -15,12 +15,12 @@
 
 namespace support {
 
-template <class Matrix, class Vector = Matrix>
+template <class Matrix, class Vector = Matrix, class Product = Matrix>
 struct model_in_memory {
   explicit model_in_memory(const dsv3::model_config& config)
       : weights(memory, config), routing(memory, config) {}
   model_in_memory& numbers(std::uint64_t seed) {
-    fill_with_numbers(static_cast<dsv3::model_tensors<Matrix, Vector>&>(weights), seed);
+    fill_with_numbers(static_cast<dsv3::model_tensors<Matrix, Vector, Product>&>(weights), seed);
     fill_with_numbers(static_cast<dsv3::routing_state<dsv3::fp32>&>(routing), seed + 1);
     return *this;
   }
@@ -34,13 +34,13 @@ struct model_in_memory {
     return reader.read(weights, routing.bias, layout);
   }
   bool same(const model_in_memory& other) const {
-    return same_bits<dsv3::model_tensors<Matrix, Vector>>(weights, other.weights) &&
+    return same_bits<dsv3::model_tensors<Matrix, Vector, Product>>(weights, other.weights) &&
            std::memcmp(routing.bias.data(), other.routing.bias.data(),
                        static_cast<std::size_t>(routing.bias.size()) * sizeof(float)) == 0;
   }
 
   dsv3::host_memory memory;
-  dsv3::owned<dsv3::model_tensors<Matrix, Vector>> weights;
+  dsv3::owned<dsv3::model_tensors<Matrix, Vector, Product>> weights;
   dsv3::owned<dsv3::routing_state<dsv3::fp32>> routing;
 };
 

@@ -69,35 +69,48 @@ inline rotary_rows rotary_rows_of(const std::string& name, const model_config& c
   return {};
 }
 
+inline constexpr std::string_view fused_pair = "gate_up_proj.weight";
+
+// A field's matrices under their own names: act(name, matrix). Those of the experts are numbered.
+template <class Field, class Act>
+void each_matrix(const std::string& name, const Field& field, Act&& act) {
+  if constexpr (Field::rank == 3) {
+    const std::size_t last = name.rfind('.', name.rfind('.') - 1) + 1;  // where "down_proj.weight" begins
+    for (index_t e = 0; e < field.extent(0); ++e)
+      act(name.substr(0, last) + std::to_string(e) + "." + name.substr(last), field[e]);
+  } else {
+    act(name, field);
+  }
+}
+
 // A field as the tensors of the files. `Visit` takes checkpoint_tensor<T>.
 template <class T, int Rank, class Visit>
 void split_field(const std::string& name, const view<T, Rank>& field, const model_config& c, Visit&& visit) {
   using tensor = checkpoint_tensor<T>;
-  constexpr std::string_view fused = "gate_up_proj.weight", down = "down_proj.weight";
-  const auto stem = [&](std::string_view end) { return name.substr(0, name.size() - end.size()); };
-  const auto gate_and_up = [&](const std::string& prefix, const view<T, 2>& pair) {
-    const index_t inner = pair.extent(0) / 2, columns = pair.extent(1);
-    visit(tensor{prefix + "gate_proj.weight", {inner, columns}, pair.data()});
-    visit(tensor{prefix + "up_proj.weight", {inner, columns}, pair.data() + inner * columns});
-  };
-  if constexpr (Rank == 3) {
-    for (index_t e = 0; e < field.extent(0); ++e) {
-      const view<T, 2> expert = field[e];
-      if (name.ends_with(fused))
-        gate_and_up(stem(fused) + std::to_string(e) + ".", expert);
-      else
-        visit(tensor{stem(down) + std::to_string(e) + "." + std::string(down),
-                     {expert.extent(0), expert.extent(1)},
-                     expert.data()});
+  each_matrix(name, field, [&](const std::string& own, const auto& matrix) {
+    if constexpr (Rank == 1) {
+      visit(tensor{own, {matrix.extent(0)}, matrix.data()});
+    } else if (own.ends_with(fused_pair)) {
+      const index_t inner = matrix.extent(0) / 2, columns = matrix.extent(1);
+      const std::string prefix = own.substr(0, own.size() - fused_pair.size());
+      visit(tensor{prefix + "gate_proj.weight", {inner, columns}, matrix.data()});
+      visit(tensor{prefix + "up_proj.weight", {inner, columns}, matrix.data() + inner * columns});
+    } else {
+      visit(tensor{own, {matrix.extent(0), matrix.extent(1)}, matrix.data(), rotary_rows_of(own, c)});
     }
-  } else if constexpr (Rank == 2) {
-    if (name.ends_with(fused))
-      gate_and_up(stem(fused), field);
-    else
-      visit(tensor{name, {field.extent(0), field.extent(1)}, field.data(), rotary_rows_of(name, c)});
-  } else {
-    visit(tensor{name, {field.extent(0)}, field.data()});
-  }
+  });
+}
+
+// In scaled tiles: what they stand for, in float.
+template <class Element, int Rank, class Visit>
+void split_field(const std::string& name, const scaled_view<Element, block_tile, Rank>& field,
+                 const model_config& c, Visit&& visit) {
+  each_matrix(name, field, [&](const std::string& own, const scaled_view<const Element, block_tile>& matrix) {
+    const index_t rows = matrix.extent(0), columns = matrix.extent(1);
+    std::vector<float> meant(static_cast<std::size_t>(rows * columns));
+    for (index_t r = 0; r < rows; ++r) dequantize_row(matrix, r, meant.data() + r * columns);
+    split_field(own, view<const float, 2>{meant.data(), rows, columns}, c, visit);
+  });
 }
 
 inline std::string layer_prefix(index_t layer) { return "model.layers." + std::to_string(layer) + "."; }
@@ -105,7 +118,7 @@ inline std::string layer_prefix(index_t layer) { return "model.layers." + std::t
 }  // namespace detail
 
 /// Calls visit(checkpoint_tensor) for every tensor that a bundle is in the files: weights, gradients,
-/// moments.
+/// moments. Of matrices in scaled tiles it visits a copy, what they stand for in float.
 template <class... Element, class Visit>
 void for_each_checkpoint_tensor(const model_tensors<Element...>& bundle, Visit&& visit) {
   for_each_field([&](const std::string& name, const shape&,
@@ -143,6 +156,14 @@ struct checkpoint_options {
 };
 
 namespace detail {
+
+template <class T>
+inline constexpr bool is_scaled = false;
+template <class Element, class Tile>
+inline constexpr bool is_scaled<scaled<Element, Tile>> = true;
+/// Whether a bundle of these has matrices in scaled tiles.
+template <class... Element>
+inline constexpr bool in_tiles = (is_scaled<std::remove_const_t<Element>> || ...);
 
 /// Streams elements into a declared tensor, converted in pieces that fit a cache.
 class tensor_stream {
@@ -199,7 +220,8 @@ std::vector<written_file> write_checkpoint(const std::string& folder,
                                            const model_tensors<Element...>& weights, view<const Bias, 2> bias,
                                            const checkpoint_options& options = {}) {
   const model_config& c = weights.config;
-  const bool in_blocks = options.type == dtype::f8_e4m3;
+  const bool in_blocks =
+      options.type.value_or(detail::in_tiles<Element...> ? dtype::f8_e4m3 : dtype::f32) == dtype::f8_e4m3;
   const auto type_of = [&]<class T>(const checkpoint_tensor<T>& tensor) {
     constexpr dtype own = dtype_of<std::remove_const_t<T>>;
     if (!in_blocks) return options.type.value_or(own);
@@ -303,13 +325,25 @@ class checkpoint_reader {
     require(same_model(found, folder_ + "/config.json", expected, "the model to fill"));
     checkpoint_report report;
     std::set<std::string> known;
-    const auto take = [&](const auto& tensor) {
-      known.insert(tensor.name);
-      if (tensors_.contains(scale_name(tensor.name))) known.insert(scale_name(tensor.name));
-      fill(tensor, memory);
+    const auto note = [&](const std::string& name) {
+      known.insert(name);
+      if (tensors_.contains(scale_name(name))) known.insert(scale_name(name));
       ++report.tensors;
     };
-    for_each_checkpoint_tensor(std::as_const(weights), take);
+    const auto take = [&](const auto& tensor) {
+      note(tensor.name);
+      fill(tensor, memory);
+    };
+    for_each_field(
+        [&](const std::string& name, const shape&, auto& field) {
+          if constexpr (requires { field.scales; })
+            detail::each_matrix(name, field, [&](const std::string& own, const auto& matrix) {
+              fill_tiles(own, matrix, memory, note);
+            });
+          else
+            detail::split_field(name, field, weights.config, take);
+        },
+        weights);
     for_each_routing_bias(weights.config, bias, take);
     account_for_the_rest(weights.config.mtp_depth, known, report);
     return report;
@@ -317,10 +351,16 @@ class checkpoint_reader {
 
  private:
   template <class T>
-  void fill(const checkpoint_tensor<T>& to, rope_layout memory) {
+  const tensor_entry& entry_for(const checkpoint_tensor<T>& to) {
     const tensor_entry& from = tensors_.tensor(to.name);
     if (from.extents != to.extents)
       raise(from.where() + " has shape " + to_string(from.extents) + ", expected " + to_string(to.extents));
+    return from;
+  }
+
+  template <class T>
+  void fill(const checkpoint_tensor<T>& to, rope_layout memory) {
+    const tensor_entry& from = entry_for(to);
     const auto memory_row = [&](index_t r) { return to.row(to.rotary.moved(r, file_.rope, memory)); };
     if (from.type == dtype::f8_e4m3) return fill_from_blocks(from, to.rows(), memory_row);
     if (tensors_.contains(scale_name(to.name)))
@@ -336,17 +376,8 @@ class checkpoint_reader {
     }
   }
 
-  // Scales belong to rows as they lie in the file.
-  template <class Row>
-  void fill_from_blocks(const tensor_entry& from, index_t rows, Row&& memory_row) {
+  block_weight scaled_weight(const tensor_entry& from) {
     const std::string scales = scale_name(from.name);
-    if (!tensors_.contains(scales) && options_.unscaled_codes) {
-      const tensor_values<fp8_e4m3, 2> codes{from};
-      for (index_t r = 0; r < rows; ++r)
-        for (index_t c = 0; c < codes.values().extent(1); ++c)
-          memory_row(r)[static_cast<std::size_t>(c)] = static_cast<float>(codes.values()(r, c));
-      return;
-    }
     if (!tensors_.contains(scales))
       raise(from.where() + " has type F8_E4M3 and no " + scales +
             " was found, expected the scales of its blocks");
@@ -354,7 +385,54 @@ class checkpoint_reader {
       raise(from.where() +
             " has type F8_E4M3, expected quantization_config in the config.json beside it to say how it is "
             "scaled");
-    const block_weight weight{from, tensors_.tensor(scales)};
+    return {from, tensors_.tensor(scales)};
+  }
+
+  // Blocks of the files are taken as they are where they are blocks of the matrix; else what they stand for
+  // is quantised anew.
+  template <class Note>
+  void fill_tiles(const std::string& name, const scaled_view<fp8_e4m3, block_tile>& to, rope_layout memory,
+                  Note&& note) {
+    const index_t rows = to.extent(0), columns = to.extent(1);
+    bool as_they_are = true;
+    detail::split_field(name, to.values, config(), [&](const checkpoint_tensor<fp8_e4m3>& part) {
+      const index_t first = (part.data - to.values.data()) / columns, end = first + part.rows();
+      as_they_are = as_they_are && tensors_.tensor(part.name).type == dtype::f8_e4m3 &&
+                    tensors_.contains(scale_name(part.name)) && first % block_tile::rows == 0 &&
+                    (end % block_tile::rows == 0 || end == rows) &&
+                    (part.rotary.period == 0 || memory == file_.rope);
+    });
+    if (!as_they_are) {
+      std::vector<float> meant(static_cast<std::size_t>(rows * columns));
+      const view<float, 2> wide{meant.data(), rows, columns};
+      detail::split_field(name, wide, config(), [&](const checkpoint_tensor<float>& part) {
+        note(part.name);
+        fill(part, memory);
+      });
+      return quantize_blocks<float>(wide, to, folder_ + ": " + name);
+    }
+    detail::split_field(name, to.values, config(), [&](const checkpoint_tensor<fp8_e4m3>& part) {
+      note(part.name);
+      const block_weight from = scaled_weight(entry_for(part));
+      const auto& scales = from.values().scales;
+      const index_t first = (part.data - to.values.data()) / columns / block_tile::rows;
+      std::copy_n(from.values().values.data(), part.rows() * columns, part.data);
+      for (index_t r = 0; r < scales.extent(0); ++r)
+        for (index_t c = 0; c < scales.extent(1); ++c) to.scales(first + r, c) = scales(r, c);
+    });
+  }
+
+  // Scales belong to rows as they lie in the file.
+  template <class Row>
+  void fill_from_blocks(const tensor_entry& from, index_t rows, Row&& memory_row) {
+    if (!tensors_.contains(scale_name(from.name)) && options_.unscaled_codes) {
+      const tensor_values<fp8_e4m3, 2> codes{from};
+      for (index_t r = 0; r < rows; ++r)
+        for (index_t c = 0; c < codes.values().extent(1); ++c)
+          memory_row(r)[static_cast<std::size_t>(c)] = static_cast<float>(codes.values()(r, c));
+      return;
+    }
+    const block_weight weight = scaled_weight(from);
     for (index_t r = 0; r < rows; ++r) dequantize_row(weight.values(), r, memory_row(r).data());
   }
 
