@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Rows of numbers to narrow formats and back, in loops that compilers vectorise for whatever processor they
-// build for; without vectors the same loops give the same bits.
+// build for; where the processor has AVX-512, by its instructions. All of them give the same bits.
 #pragma once
 
 #include <dsv3/base/index.hpp>
+#include <dsv3/cpu/host/narrow_avx512.hpp>
+#include <dsv3/number/scale.hpp>
 #include <dsv3/number/traits.hpp>
 
 #include <bit>
@@ -51,29 +53,81 @@ void raise_magnitudes(const From* x, magnitude_of<From>* largest, index_t count)
   }
 }
 
+/// What `narrow` may multiply by where that gives the bits of the division: NaN where it would not.
+DSV3_FORCE_INLINE float reciprocal(float scale) {
+  return scale >= 0x1p-100f && scale <= 0x1p100f ? 1.0f / scale : __builtin_nanf("");
+}
+DSV3_FORCE_INLINE bool power_of_two(float scale) { return power_of_two_down(scale) == scale; }
+
 /// y = Element(x / scale)
 template <class From, class Element>
 void narrow(const From* x, float scale, Element* y, index_t count) {
-  DSV3_SIMD
-  for (index_t i = 0; i < count; ++i) y[i] = Element(static_cast<float>(x[i]) / scale);
-}
-/// The same with a scale for each number.
-template <class From, class Element>
-void narrow(const From* x, const float* scales, Element* y, index_t count) {
-  DSV3_SIMD
-  for (index_t i = 0; i < count; ++i) y[i] = Element(static_cast<float>(x[i]) / scales[i]);
+  const auto divide = [&](index_t first, index_t last) {
+    DSV3_SIMD
+    for (index_t i = first; i < last; ++i) y[i] = Element(static_cast<float>(x[i]) / scale);
+  };
+  index_t done = 0;
+#if DSV3_NARROW_AVX512
+  if constexpr (avx512::takes<From, Element>) {
+    const auto multiplier = [factor = _mm512_set1_ps(reciprocal(scale))](index_t) { return factor; };
+    const auto divide_32 = [&](index_t i) { divide(i, i + 32); };
+    done = power_of_two(scale) ? avx512::narrow<true>(x, y, count, multiplier, divide_32)
+                               : avx512::narrow<false>(x, y, count, multiplier, divide_32);
+  }
+#endif
+  divide(done, count);
 }
 
-/// y = x · scale, rounded once
+/// Up to `capacity` scales, one for each of the numbers that they divide.
+template <index_t capacity>
+struct scale_row {
+  float scales[capacity], reciprocals[capacity];
+  bool powers_of_two = true;
+
+  void set(index_t i, float scale) {
+    scales[i] = scale, reciprocals[i] = reciprocal(scale);
+    powers_of_two = powers_of_two && power_of_two(scale);
+  }
+};
+template <index_t capacity, class From, class Element>
+void narrow(const From* x, const scale_row<capacity>& by, Element* y, index_t count) {
+  const auto divide = [&](index_t first, index_t last) {
+    DSV3_SIMD
+    for (index_t i = first; i < last; ++i) y[i] = Element(static_cast<float>(x[i]) / by.scales[i]);
+  };
+  index_t done = 0;
+#if DSV3_NARROW_AVX512
+  if constexpr (avx512::takes<From, Element>) {
+    const auto multiplier = [&](index_t i) { return avx512::load_floats(by.reciprocals + i); };
+    const auto divide_32 = [&](index_t i) { divide(i, i + 32); };
+    done = by.powers_of_two ? avx512::narrow<true>(x, y, count, multiplier, divide_32)
+                            : avx512::narrow<false>(x, y, count, multiplier, divide_32);
+  }
+#endif
+  divide(done, count);
+}
+
+/// y = x · scale, a product of floats, then rounded to To
 template <class Element, class To>
 void widen(const Element* x, float scale, To* y, index_t count) {
+  index_t done = 0;
+#if DSV3_NARROW_AVX512
+  if constexpr (avx512::takes<To, Element>) done = avx512::widen(x, scale, y, count);
+#endif
   DSV3_SIMD
-  for (index_t i = 0; i < count; ++i) y[i] = To(static_cast<float>(x[i]) * scale);
+  for (index_t i = done; i < count; ++i) y[i] = To(static_cast<float>(x[i]) * scale);
 }
 template <class Element, class To>
 void widen(const Element* x, const float* scales, To* y, index_t count) {
   DSV3_SIMD
   for (index_t i = 0; i < count; ++i) y[i] = To(static_cast<float>(x[i]) * scales[i]);
+}
+
+/// Asks for a stretch of memory before it is read.
+template <class T>
+void prefetch(const T* from, index_t count) {
+  constexpr index_t line = 64 / index_t{sizeof(T)};
+  for (index_t i = 0; i < count; i += line) __builtin_prefetch(from + i);
 }
 
 /// to[c][r] = from[r][c], of bytes.

@@ -41,4 +41,11 @@ void parallel_bands(int threads, const row_groups& groups, index_t rows, index_t
   });
 }
 
+/// How many columns to take at a time where rows can be done one by one: all, because memory is read fastest
+/// in its own order, unless there are too few bands for all threads.
+inline index_t stretch_of(int threads, const row_groups& groups, index_t rows, index_t columns) {
+  const index_t parts = groups.tiles(rows) >= 2 * threads ? 1 : 2 * threads;
+  return std::max<index_t>(round_up(ceil_div(columns, parts), 128), 128);
+}
+
 }  // namespace dsv3::inline DSV3_ABI::cpu

@@ -52,32 +52,33 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
     const auto each_strip = [&](index_t width, auto&& body) {
       cpu::parallel_bands(ctx.threads, args.groups, args.x.extent(0), args.x.extent(1), width, body);
     };
+    const index_t stretch = cpu::stretch_of(ctx.threads, args.groups, args.x.extent(0), args.x.extent(1));
     if (args.group == scale_group::tensor) {
       const float amax = cpu::largest_live_magnitude(ctx.threads, args.x, args.groups);
       const float scale = tile_scale(amax, largest, args.scales);
-      each_strip(4096, [&](const cpu::row_band& band, index_t first, index_t last) {
+      each_strip(stretch, [&](const cpu::row_band& band, index_t first, index_t last) {
         for (index_t c = first; c < last; c += 128) set_scales(args, band, c, std::min(c + 128, last), scale);
         for (index_t r = band.begin; r < band.end; ++r)
           cpu::narrow(&args.x(r, first), scale, &args.y.values(r, first), last - first);
       });
     } else if (args.group == scale_group::block || (!single_rows && !single_columns)) {
-      each_strip(512, [&](const cpu::row_band& band, index_t first, index_t last) {
-        narrow_blocks(args, band, first, last);
+      each_strip(stretch, [&](const cpu::row_band& band, index_t first, index_t last) {
+        for (index_t c = first; c < last; c += strip) narrow_blocks(args, band, c, last);
       });
     } else if constexpr (single_rows) {
-      each_strip(cpu::strip_columns, [&](const cpu::row_band& band, index_t first, index_t last) {
+      each_strip(stretch, [&](const cpu::row_band& band, index_t first, index_t last) {
         for (index_t r = band.begin; r < band.end; ++r) narrow_row(args, r, first, last);
       });
     } else if constexpr (single_columns) {
-      each_strip(512, [&](const cpu::row_band& band, index_t first, index_t last) {
-        narrow_columns(args, band, first, last);
+      each_strip(stretch, [&](const cpu::row_band& band, index_t first, index_t last) {
+        for (index_t c = first; c < last; c += strip) narrow_columns(args, band, c, last);
       });
     }
   }
 
   template <class Ctx>
   static void run(Ctx& ctx, const typename op_type::dequantize_args& args) {
-    constexpr index_t width = 4096;
+    const index_t width = cpu::stretch_of(ctx.threads, args.groups, args.y.extent(0), args.y.extent(1));
     cpu::parallel_bands(ctx.threads, args.groups, args.y.extent(0), args.y.extent(1), width,
                         [&](const cpu::row_band& band, index_t first, index_t last) {
                           for (index_t r = band.begin; r < band.end; ++r) widen_row(args, r, first, last);
@@ -86,29 +87,37 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
 
  private:
   static void narrow_row(const forward_args& args, index_t row, index_t first, index_t last) {
-    cpu::quantize_strip(&args.x(row, first), last - first, args.scales, &args.y.values(row, first),
-                        [&](index_t tile, float scale) { args.y.scales(row, first / 128 + tile) = scale; });
+    for (index_t begin = first; begin < last; begin += cpu::strip_columns)
+      cpu::quantize_strip(&args.x(row, begin), std::min(cpu::strip_columns, last - begin), args.scales,
+                          &args.y.values(row, begin),
+                          [&](index_t tile, float scale) { args.y.scales(row, begin / 128 + tile) = scale; });
   }
 
+  // Columns of a band from `first` on that are read twice, from memory and from the cache: one strip. Reading
+  // the next from memory overlaps with the second time.
+  static constexpr index_t strip = 512;
+
   static void narrow_columns(const forward_args& args, const cpu::row_band& band, index_t first,
-                             index_t last) {
-    cpu::magnitude_of<From> magnitudes[512] = {};
-    float scales[512];
-    const index_t count = last - first;
+                             index_t end) {
+    cpu::magnitude_of<From> magnitudes[strip] = {};
+    cpu::scale_row<strip> by;
+    const index_t count = std::min(strip, end - first), next = std::min(strip, end - first - count);
     for (index_t r = band.begin; r < band.end; ++r)
       cpu::raise_magnitudes(&args.x(r, first), magnitudes, count);
     for (index_t c = 0; c < count; ++c) {
-      scales[c] = tile_scale(cpu::magnitude(magnitudes[c]), largest, args.scales);
-      args.y.scales(band.tile, first + c) = scales[c];
+      by.set(c, tile_scale(cpu::magnitude(magnitudes[c]), largest, args.scales));
+      args.y.scales(band.tile, first + c) = by.scales[c];
     }
-    for (index_t r = band.begin; r < band.end; ++r)
-      cpu::narrow(&args.x(r, first), scales, &args.y.values(r, first), count);
+    for (index_t r = band.begin; r < band.end; ++r) {
+      cpu::prefetch(&args.x(r, first) + count, next);
+      cpu::narrow(&args.x(r, first), by, &args.y.values(r, first), count);
+    }
   }
 
-  static void narrow_blocks(const forward_args& args, const cpu::row_band& band, index_t first,
-                            index_t last) {
-    cpu::magnitude_of<From> magnitudes[512 / 128] = {};
-    float scales[512 / 128];
+  static void narrow_blocks(const forward_args& args, const cpu::row_band& band, index_t first, index_t end) {
+    cpu::magnitude_of<From> magnitudes[strip / 128] = {};
+    float scales[strip / 128];
+    const index_t count = std::min(strip, end - first), last = first + count;
     for (index_t r = band.begin; r < band.end; ++r)
       for (index_t c = first, i = 0; c < last; c += 128, ++i)
         magnitudes[i] =
@@ -117,9 +126,11 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
       scales[i] = tile_scale(cpu::magnitude(magnitudes[i]), largest, args.scales);
       set_scales(args, band, c, std::min(c + 128, last), scales[i]);
     }
-    for (index_t r = band.begin; r < band.end; ++r)
+    for (index_t r = band.begin; r < band.end; ++r) {
+      cpu::prefetch(&args.x(r, first) + count, std::min(strip, end - last));
       for (index_t c = first, i = 0; c < last; c += 128, ++i)
         cpu::narrow(&args.x(r, c), scales[i], &args.y.values(r, c), std::min<index_t>(128, last - c));
+    }
   }
 
   // The one scale of a band's columns [first, last), which are of one column of tiles, wherever it is stored.

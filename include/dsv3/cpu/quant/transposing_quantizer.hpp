@@ -18,7 +18,8 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
                             ? cpu::largest_live_magnitude(ctx.threads, args.x, args.groups)
                             : 0.0f;
     each_block(ctx, args, args.x, [&](const cpu::row_band& band, index_t first, index_t last) {
-      transpose(args, band, first, last, &args.x(band.begin, first), args.x.stride(0), whole);
+      transpose(args, band, first, last, &args.x(band.begin, first), args.x.stride(0), whole,
+                after(args.x, last));
     });
   }
 
@@ -29,8 +30,8 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
                             ? cpu::largest_live_magnitude(ctx.threads, args.x, args.groups)
                             : 0.0f;
     each_block(ctx, args, args.x, [&](const cpu::row_band& band, index_t first, index_t last) {
-      const float scale =
-          transpose(args, band, first, last, &args.x(band.begin, first), args.x.stride(0), whole);
+      const float scale = transpose(args, band, first, last, &args.x(band.begin, first), args.x.stride(0),
+                                    whole, after(args.x, last));
       for (index_t r = band.begin; r < band.end; ++r) {
         const From* row = &args.x(r, first);
         const float own =
@@ -57,41 +58,60 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
     const float whole = cpu::magnitude(seen.load());
     each_block(ctx, args, args.y.values, [&](const cpu::row_band& band, index_t first, index_t last) {
       float x[128][128];
-      for (index_t r = band.begin; r < band.end; ++r)
-        cpu::widen(&args.y.values(r, first), args.y.scale_of(r, first), x[r - band.begin], last - first);
-      transpose(args, band, first, last, &x[0][0], 128, whole);
+      for (index_t r = band.begin; r < band.end; ++r) {
+        const Element* row = &args.y.values(r, first);
+        cpu::prefetch(row + (last - first), after(args.y.values, last));
+        cpu::widen(row, args.y.scale_of(r, first), x[r - band.begin], last - first);
+      }
+      transpose(args, band, first, last, &x[0][0], 128, whole, 0);
     });
   }
 
  private:
   template <class Ctx, class Args, class Wide, class Body>
   static void each_block(Ctx& ctx, const Args& args, const Wide& x, Body&& body) {
-    cpu::parallel_bands(ctx.threads, args.groups, x.extent(0), x.extent(1), 128, body);
+    const index_t tokens = x.extent(0), channels = x.extent(1);
+    const index_t stretch = cpu::stretch_of(ctx.threads, args.groups, tokens, channels);
+    cpu::parallel_bands(ctx.threads, args.groups, tokens, channels, stretch,
+                        [&](const cpu::row_band& band, index_t first, index_t last) {
+                          for (index_t c = first; c < last; c += 128) body(band, c, std::min(c + 128, last));
+                        });
+  }
+
+  // How many channels the next block has.
+  template <class Wide>
+  static index_t after(const Wide& x, index_t last) {
+    return std::min<index_t>(128, x.extent(1) - last);
   }
 
   // Channels [first, last) of a band's tokens, whose numbers stand at `x` in rows `stride` apart, to rows of
-  // t. Returns the last channel's scale: where a block or the tensor shares one, that one.
+  // t; the `next` numbers of each row are asked for. Returns the last channel's scale: where a block or the
+  // tensor shares one, that one.
   template <class Args, class Wide>
   static float transpose(const Args& args, const cpu::row_band& band, index_t first, index_t last,
-                         const Wide* x, index_t stride, float whole) {
+                         const Wide* x, index_t stride, float whole, index_t next) {
     const index_t channels = last - first, tokens = band.end - band.begin;
     cpu::magnitude_of<Wide> magnitudes[128] = {};
-    float scales[128];
+    cpu::scale_row<128> by;
     if (args.group != scale_group::tensor)
       for (index_t r = 0; r < tokens; ++r) cpu::raise_magnitudes(x + r * stride, magnitudes, channels);
     if (args.group == scale_group::block)
       std::fill_n(magnitudes, channels, *std::max_element(magnitudes, magnitudes + channels));
     for (index_t c = 0; c < channels; ++c) {
       const float amax = args.group == scale_group::tensor ? whole : cpu::magnitude(magnitudes[c]);
-      args.t.scales(first + c, band.tile) = scales[c] = tile_scale(amax, largest, args.scales);
+      by.set(c, tile_scale(amax, largest, args.scales));
+      args.t.scales(first + c, band.tile) = by.scales[c];
     }
     alignas(64) Element codes[128][128], transposed[128][128];
     if (tokens < 128 || channels < 128) std::fill_n(&codes[0][0], sizeof(codes), Element());
-    for (index_t r = 0; r < tokens; ++r) cpu::narrow(x + r * stride, scales, codes[r], channels);
+    for (index_t r = 0; r < tokens; ++r) {
+      cpu::prefetch(x + r * stride + channels, next);
+      cpu::narrow(x + r * stride, by, codes[r], channels);
+    }
     cpu::transpose_bytes(codes, transposed);
     for (index_t c = 0; c < channels; ++c)
       std::copy_n(transposed[c], tokens, &args.t.values(first + c, band.begin));
-    return scales[channels - 1];
+    return by.scales[channels - 1];
   }
 };
 
