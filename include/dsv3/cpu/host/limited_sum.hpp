@@ -61,7 +61,7 @@ struct limited_sum {
     DSV3_UNROLL
     for (index_t r = 0; r < rows; ++r) {
       largest[r] &= exponent_bits;
-      inverse[r] = (floats)(254 * one - largest[r] + fraction_bits * one);
+      inverse[r] = (floats)((2u * 127 + fraction_bits) * one - (vector<std::uint32_t>)largest[r]);
       total[r] = __builtin_convertvector(running[r] * inverse[r], integers);
     }
     for (index_t i = 0; i < count; ++i) {
