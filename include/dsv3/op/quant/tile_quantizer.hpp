@@ -13,8 +13,8 @@ namespace dsv3::inline DSV3_ABI::op {
 
 /// For every tile, with amax its largest magnitude (of the whole block or tensor where `group` says so):
 ///   scale = tile_scale(amax, largest of Element, scales)          y = Element(x / scale)
-/// dequantize: x = y · scale, rounded once. From is float, bf16 or double; a double is first rounded to
-/// float. NaN stays NaN, an infinity becomes NaN: neither is saturated. Report, section 3.3.2.
+/// dequantize: x = From(y · scale), a product of floats. From is float, bf16 or double; a double is first
+/// rounded to float. NaN stays NaN, an infinity becomes NaN: neither is saturated. Report, section 3.3.2.
 template <class From, class Element, class Tile>
 struct tile_quantizer {
   struct forward_args {
