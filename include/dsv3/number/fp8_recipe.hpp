@@ -10,13 +10,13 @@ namespace dsv3::inline DSV3_ABI {
 /// What adds up the products of 8-bit numbers.
 /// fp32         floats
 /// hopper_fp22  a model of Hopper's matrix unit: in every step of 32 products, these and the running sum are
-///              cut to 13 bits below the leading bit of the largest of them (report, section 3.5.2; the
-///              hardware is undocumented)
+///              cut to 13 bits below the leading bit of the largest of them, and so is what they add up to
+///              (report, section 3.5.2; the hardware is undocumented)
 enum class accumulator_model { fp32, hopper_fp22 };
 
 struct scaled_product_options {
   accumulator_model accumulator = accumulator_model::fp32;
-  index_t promotion = 128;  // elements of a sum after which it moves to a float; 0: only at its end
+  index_t promotion = 128;  // of hopper_fp22: products after which a sum moves to a float; 0: at its end
 };
 
 /// Which values share one scale.
