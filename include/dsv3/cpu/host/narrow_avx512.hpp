@@ -45,15 +45,15 @@ DSV3_FORCE_INLINE __m512 load_floats(const bf16* x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-/// Codes of the quotients whose products with a reciprocal are `low` (numbers 0 .. 15) and `high` (16 .. 31),
-/// or false, and nothing stored, where those might not tell: beside a tie, below the smallest normal number,
-/// NaN.
+/// Stores codes of the quotients whose products with a reciprocal are `low` (numbers 0 .. 15) and `high` (16
+/// .. 31). Returns which of the products may not tell: those beside a tie, below the smallest normal number,
+/// NaN. Products with the reciprocal of a power of two are the quotients: those are `exact`.
 ///
 /// A product with a reciprocal is within 2.5 units in the last place of the rounded quotient. Both have the
 /// same code, unless a tie of the format lies between them, so ties are recognised with 16 units to either
 /// side. The rest takes the upper 16 bits of a number, with whether anything follows them as the last one.
 template <bool exact, class Element>
-DSV3_FORCE_INLINE bool round_products(__m512 low, __m512 high, Element* y) {
+DSV3_FORCE_INLINE __mmask32 round_products(__m512 low, __m512 high, Element* y) {
   using format = code_format<Element>;
   constexpr int dropped = 7 - format::mantissa_bits;
   constexpr int zero = (127 - format::bias) << 7, smallest_normal = zero + (1 << 7);
@@ -68,16 +68,15 @@ DSV3_FORCE_INLINE bool round_products(__m512 low, __m512 high, Element* y) {
   const __m512i number = _mm512_or_si512(head, _mm512_min_epu16(tail, one));
   const __m512i magnitude = _mm512_and_si512(number, _mm512_set1_epi16(0x7FFF));
 
-  if constexpr (!exact) {
-    // What follows the format's last bit, to 16 bits; half a step is 0x8000.
-    const __m512i rest = _mm512_shldi_epi16(head, tail, 16 - dropped);
-    if (_mm512_cmple_epu16_mask(_mm512_sub_epi16(rest, _mm512_set1_epi16(0x7FFF)), one) != 0) return false;
-  }
-  const __mmask32 special = _mm512_mask_cmpgt_epu16_mask(
+  __mmask32 doubtful = _mm512_mask_cmpgt_epu16_mask(
       _mm512_test_epi16_mask(magnitude, magnitude),
       _mm512_sub_epi16(magnitude, _mm512_set1_epi16(static_cast<short>(smallest_normal))),
       _mm512_set1_epi16(static_cast<short>(0x7F80 - smallest_normal)));
-  if (special != 0) return false;
+  if constexpr (!exact) {
+    // What follows the format's last bit, to 16 bits; half a step is 0x8000.
+    const __m512i rest = _mm512_shldi_epi16(head, tail, 16 - dropped);
+    doubtful |= _mm512_cmple_epu16_mask(_mm512_sub_epi16(rest, _mm512_set1_epi16(0x7FFF)), one);
+  }
 
   const __m512i half = _mm512_set1_epi16((1 << (dropped - 1)) - 1);
   const __m512i steps = _mm512_subs_epu16(magnitude, _mm512_set1_epi16(static_cast<short>(zero)));
@@ -90,19 +89,25 @@ DSV3_FORCE_INLINE bool round_products(__m512 low, __m512 high, Element* y) {
   const __m512i codes =
       _mm512_ternarylogic_epi32(bounded, _mm512_srli_epi16(number, 8), _mm512_set1_epi16(0x80), 0xF8);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_cvtepi16_epi8(codes));
-  return true;
+  return doubtful;
 }
 
 /// As many of y = Element(x / scale) as groups of 32 have; returns how many. `multipliers(i)` are 16
-/// reciprocals from number i on, `each(i)` does 32 numbers by division.
+/// reciprocals from number i on, `each(i)` does 32 numbers by division: afterwards, because in the loop it
+/// would take the registers that hold constants.
 template <bool exact, class From, class Element, class Multipliers, class Each>
 DSV3_FORCE_INLINE index_t narrow(const From* x, Element* y, index_t count, Multipliers&& multipliers,
                                  Each&& each) {
   index_t i = 0;
-  for (; i + 32 <= count; i += 32) {
-    const __m512 low = _mm512_mul_ps(load_floats(x + i), multipliers(i));
-    const __m512 high = _mm512_mul_ps(load_floats(x + i + 16), multipliers(i + 16));
-    if (!round_products<exact>(low, high, y + i)) each(i);
+  while (i + 32 <= count) {
+    const index_t begin = i;
+    std::uint64_t again = 0;  // one bit for each group
+    for (std::uint64_t group = 1; group != 0 && i + 32 <= count; group <<= 1, i += 32) {
+      const __m512 low = _mm512_mul_ps(load_floats(x + i), multipliers(i));
+      const __m512 high = _mm512_mul_ps(load_floats(x + i + 16), multipliers(i + 16));
+      if (round_products<exact>(low, high, y + i) != 0) again |= group;
+    }
+    for (; again != 0; again &= again - 1) each(begin + 32 * __builtin_ctzll(again));
   }
   return i;
 }
