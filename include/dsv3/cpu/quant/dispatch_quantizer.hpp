@@ -8,6 +8,7 @@
 #include <dsv3/op/quant/dispatch_quantizer.hpp>
 
 #include <algorithm>
+#include <cstring>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -20,21 +21,22 @@ struct implementation<op::dispatch_quantizer<P, Element>, backend::cpu> {
     if (args.plan.row_of.extent(1) == 0) return;
     const bool all = args.group == scale_group::tensor;
     const float amax = all ? cpu::largest_live_magnitude(ctx.threads, args.x, {}) : 0;
-    cpu::parallel_bands(ctx.threads, {}, args.x.extent(0), args.x.extent(1), cpu::strip_columns,
-                        [&](const cpu::row_band& tokens, index_t first, index_t last) {
-                          dispatch(args, tokens, first, last, amax);
+    const index_t tokens = args.x.extent(0), width = args.x.extent(1);
+    const auto quantize_strips = [&](index_t begin, index_t end, index_t first, index_t last) {
+      for (index_t c = first; c < last; c += cpu::strip_columns)
+        quantize(args, begin, end, c, std::min(c + cpu::strip_columns, last), amax);
+    };
+    cpu::parallel_bands(ctx.threads, {}, tokens, width, cpu::stretch_of(ctx.threads, {}, tokens, width),
+                        [&](const cpu::row_band& band, index_t first, index_t last) {
+                          if (args.group != scale_group::tile)
+                            return quantize_strips(band.begin, band.end, first, last);
+                          for (index_t t = band.begin; t < band.end; ++t)
+                            quantize_strips(t, t + 1, first, last);
                         });
   }
 
  private:
-  // Columns [first, last), which are whole tiles, of up to 128 tokens.
-  static void dispatch(const forward_args& args, const cpu::row_band& tokens, index_t first, index_t last,
-                       float amax) {
-    if (args.group != scale_group::tile) return quantize(args, tokens.begin, tokens.end, first, last, amax);
-    for (index_t t = tokens.begin; t < tokens.end; ++t) quantize(args, t, t + 1, first, last, amax);
-  }
-
-  // Tokens [begin, end) share the scales of each 128 columns.
+  // Columns [first, last) of tokens [begin, end) that share the scales of each 128 of them.
   static void quantize(const forward_args& args, index_t begin, index_t end, index_t first, index_t last,
                        float amax) {
     cpu::magnitude_of<activation<P>> magnitudes[cpu::strip_columns / 128] = {};
@@ -55,7 +57,9 @@ struct implementation<op::dispatch_quantizer<P, Element>, backend::cpu> {
       });
       for (index_t k = 0; k < args.plan.row_of.extent(1); ++k) {
         const index_t copy = args.plan.row_of(t, k);
-        if (k > 0) std::copy_n(&args.rows.values(row, first), last - first, &args.rows.values(copy, first));
+        if (k > 0)
+          std::memcpy(&args.rows.values(copy, first), &args.rows.values(row, first),
+                      static_cast<std::size_t>(last - first));
         each_tile(first, last,
                   [&](index_t tile, index_t c, index_t) { args.rows.scales(copy, c / 128) = scales[tile]; });
       }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/cpu/host/narrow.hpp>
+#include <dsv3/cpu/quant/bands.hpp>
 #include <dsv3/number/scale.hpp>
 
 #include <algorithm>
@@ -11,6 +12,17 @@ namespace dsv3::inline DSV3_ABI::cpu {
 
 /// Columns of a row that are quantised at a time, at most: whole tiles, and what the nearest cache holds.
 inline constexpr index_t strip_columns = 4096;
+
+/// Calls body(row, first, count) for strips that together are all live rows.
+template <class Body>
+void parallel_strips(int threads, const row_groups& groups, index_t rows, index_t columns, Body&& body) {
+  parallel_bands(threads, groups, rows, columns, stretch_of(threads, groups, rows, columns),
+                 [&](const row_band& band, index_t begin, index_t end) {
+                   for (index_t row = band.begin; row < band.end; ++row)
+                     for (index_t first = begin; first < end; first += strip_columns)
+                       body(row, first, std::min(strip_columns, end - first));
+                 });
+}
 
 /// Codes of up to strip_columns numbers; put(tile, scale) for each 128 of them.
 template <class From, class Element, class Put>

@@ -2,7 +2,6 @@
 // Activations to fewer bytes and back on the CPU, a strip of a row at a time.
 #pragma once
 
-#include <dsv3/cpu/quant/bands.hpp>
 #include <dsv3/cpu/quant/row_tiles.hpp>
 #include <dsv3/cpu/quant/twelve_bits.hpp>
 #include <dsv3/op/quant/stored_rows.hpp>
@@ -40,11 +39,8 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
   static void each_strip(Ctx& ctx, const row_groups& groups, const Narrow& narrow, Body&& body) {
     const auto with = [&](auto code) {
       const auto& [rows, columns, format] = narrow.config;
-      cpu::parallel_bands(ctx.threads, groups, rows, columns, cpu::strip_columns,
-                          [&](const cpu::row_band& band, index_t first, index_t last) {
-                            for (index_t r = band.begin; r < band.end; ++r)
-                              body(code, r, first, last - first);
-                          });
+      cpu::parallel_strips(ctx.threads, groups, rows, columns,
+                           [&](index_t row, index_t first, index_t count) { body(code, row, first, count); });
     };
     switch (narrow.config.format) {
       case stored_format::bf16:

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <dsv3/cpu/expert/swiglu.hpp>
-#include <dsv3/cpu/quant/bands.hpp>
 #include <dsv3/cpu/quant/row_tiles.hpp>
 #include <dsv3/op/quant/swiglu_quantizer.hpp>
 
@@ -17,19 +16,18 @@ struct implementation<op::swiglu_quantizer<P, Element>, backend::cpu> {
 
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
-    cpu::parallel_bands(ctx.threads, args.groups, args.y.extent(0), args.y.extent(1), cpu::strip_columns,
-                        [&](const cpu::row_band& band, index_t first, index_t last) {
-                          for (index_t r = band.begin; r < band.end; ++r) quantize(args, r, first, last);
-                        });
+    cpu::parallel_strips(
+        ctx.threads, args.groups, args.y.extent(0), args.y.extent(1),
+        [&](index_t row, index_t first, index_t count) { quantize(args, row, first, count); });
   }
 
  private:
-  static void quantize(const forward_args& args, index_t row, index_t first, index_t last) {
+  static void quantize(const forward_args& args, index_t row, index_t first, index_t count) {
     const activation<P>*gate = args.gate_up[row].data(), *up = gate + args.y.extent(1);
     const accumulator<P> w = args.row_gates.empty() ? accumulator<P>(1) : args.row_gates(row);
     activation<P> plain[cpu::strip_columns];
-    swiglu::activate(gate + first, up + first, w, last - first, plain);
-    cpu::quantize_strip(plain, last - first, args.scales, &args.y.values(row, first),
+    swiglu::activate(gate + first, up + first, w, count, plain);
+    cpu::quantize_strip(plain, count, args.scales, &args.y.values(row, first),
                         [&](index_t tile, float scale) { args.y.scales(row, first / 128 + tile) = scale; });
   }
 };
