@@ -116,11 +116,10 @@ refuses 1 'full/model.safetensors: found, expected an empty folder or one that a
   dsv3-convert --from source --to full --dtype fp8
 if command -v flock > /dev/null; then
   mkdir busy
-  flock busy sleep 20 &
-  holder=$!
-  sleep 0.3
+  exec 9< busy
+  flock 9
   refuses 1 'busy: another dsv3-convert is writing there' dsv3-convert --from source --to busy --dtype fp8
-  kill $holder
+  exec 9<&-
 fi
 
 # ---- what makes no sense -----------------------------------------------------------------------------------
