@@ -9,7 +9,9 @@
 #include <sys/resource.h>
 
 #include <csignal>
+#include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 using namespace dsv3;
@@ -159,4 +161,30 @@ TEST_CASE("safetensors_writer: a disk too small is found before the data, and no
   ::setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   CHECK(folder.names().empty());
+}
+
+TEST_CASE("after begin, threads write different tensors") {
+  const support::temporary_folder folder;
+  std::vector<std::uint32_t> numbers(50'000);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<std::uint32_t>(i * 2654435761u);
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(numbers));
+  const auto write = [&](const std::string& path, bool by_threads) {
+    safetensors_writer writer{path};
+    const auto name = [](int t) { return "t" + std::to_string(t); };
+    for (int t = 0; t < 4; ++t) writer.declare(name(t), dtype::u32, {static_cast<index_t>(numbers.size())});
+    writer.begin();
+    const auto append = [&](int t) {
+      for (std::size_t at = 0; at < bytes.size(); at += 1000) writer.append(name(t), bytes.subspan(at, 1000));
+    };
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) by_threads ? void(threads.emplace_back(append, t)) : append(t);
+    for (std::thread& thread : threads) thread.join();
+    CHECK(support::raised([&] { writer.declare("late", dtype::u8, {1}); }) ==
+          path + ": tensor late declared after the first data, expected all declarations before");
+    writer.commit();
+  };
+  write(folder / "one", false);
+  write(folder / "four", true);
+  CHECK(support::get(folder / "one") == support::get(folder / "four"));
+  CHECK(safetensors_file{folder / "four"}.verify().good());
 }
