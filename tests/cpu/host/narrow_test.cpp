@@ -81,7 +81,12 @@ TEST_CASE_TEMPLATE("a row rounds as each of its numbers does", Types, DSV3_TYPES
     }
     constexpr index_t width = 96;
     cpu::scale_row<width> by;
-    for (index_t i = 0; i < width; ++i) by.set(i, i % 3 == 1 ? scale : scale * 1.5f);
+    std::vector<std::uint32_t> amax;
+    for (index_t i = 0; i < width; ++i) amax.push_back(cpu::magnitude_bits((i % 3 == 1 ? 448 : 600) * scale));
+    by.assign(amax.data(), width, 448, scale_kind::real);
+    for (index_t i = 0; i < width; ++i)
+      wrong += by.scales[i] !=
+               tile_scale(cpu::magnitude(amax[static_cast<std::size_t>(i)]), 448, scale_kind::real);
     for (index_t i = 0; i + width <= count; i += width) {
       cpu::narrow(x.data() + i, by, each.data(), width);
       for (index_t k = 0; k < width; ++k) {

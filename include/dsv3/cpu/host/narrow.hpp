@@ -55,7 +55,9 @@ void raise_magnitudes(const From* x, magnitude_of<From>* largest, index_t count)
 
 /// What `narrow` may multiply by where that gives the bits of the division: NaN where it would not.
 DSV3_FORCE_INLINE float reciprocal(float scale) {
-  return scale >= 0x1p-100f && scale <= 0x1p100f ? 1.0f / scale : __builtin_nanf("");
+  const bool outside = !(scale >= 0x1p-100f) || !(scale <= 0x1p100f);
+  const std::uint32_t nan = (0u - static_cast<std::uint32_t>(outside)) & 0x7FC00000u;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(1.0f / scale) | nan);
 }
 DSV3_FORCE_INLINE bool power_of_two(float scale) { return power_of_two_down(scale) == scale; }
 
@@ -84,9 +86,17 @@ struct scale_row {
   float scales[capacity], reciprocals[capacity];
   bool powers_of_two = true;
 
-  void set(index_t i, float scale) {
-    scales[i] = scale, reciprocals[i] = reciprocal(scale);
-    powers_of_two = powers_of_two && power_of_two(scale);
+  /// Those of tiles whose largest magnitudes have these bits.
+  template <class Bits>
+  void assign(const Bits* magnitudes, index_t count, float largest, scale_kind kind) {
+    std::uint32_t mantissas = 0;
+    DSV3_SIMD
+    for (index_t i = 0; i < count; ++i) scales[i] = tile_scale(magnitude(magnitudes[i]), largest, kind);
+    for (index_t i = 0; i < count; ++i) {
+      reciprocals[i] = reciprocal(scales[i]);
+      mantissas |= std::bit_cast<std::uint32_t>(scales[i]) & 0x7FFFFFu;
+    }
+    powers_of_two = mantissas == 0;
   }
 };
 template <index_t capacity, class From, class Element>

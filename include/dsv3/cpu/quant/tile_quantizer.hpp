@@ -104,10 +104,8 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
     const index_t count = std::min(strip, end - first), next = std::min(strip, end - first - count);
     for (index_t r = band.begin; r < band.end; ++r)
       cpu::raise_magnitudes(&args.x(r, first), magnitudes, count);
-    for (index_t c = 0; c < count; ++c) {
-      by.set(c, tile_scale(cpu::magnitude(magnitudes[c]), largest, args.scales));
-      args.y.scales(band.tile, first + c) = by.scales[c];
-    }
+    by.assign(magnitudes, count, largest, args.scales);
+    for (index_t c = 0; c < count; ++c) args.y.scales(band.tile, first + c) = by.scales[c];
     for (index_t r = band.begin; r < band.end; ++r) {
       cpu::prefetch(&args.x(r, first) + count, next);
       cpu::narrow(&args.x(r, first), by, &args.y.values(r, first), count);

@@ -93,15 +93,15 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
     const index_t channels = last - first, tokens = band.end - band.begin;
     cpu::magnitude_of<Wide> magnitudes[128] = {};
     cpu::scale_row<128> by;
-    if (args.group != scale_group::tensor)
+    if (args.group == scale_group::tensor) {
+      std::fill_n(magnitudes, channels, cpu::magnitude_bits(Wide(whole)));
+    } else {
       for (index_t r = 0; r < tokens; ++r) cpu::raise_magnitudes(x + r * stride, magnitudes, channels);
-    if (args.group == scale_group::block)
-      std::fill_n(magnitudes, channels, *std::max_element(magnitudes, magnitudes + channels));
-    for (index_t c = 0; c < channels; ++c) {
-      const float amax = args.group == scale_group::tensor ? whole : cpu::magnitude(magnitudes[c]);
-      by.set(c, tile_scale(amax, largest, args.scales));
-      args.t.scales(first + c, band.tile) = by.scales[c];
+      if (args.group == scale_group::block)
+        std::fill_n(magnitudes, channels, *std::max_element(magnitudes, magnitudes + channels));
     }
+    by.assign(magnitudes, channels, largest, args.scales);
+    for (index_t c = 0; c < channels; ++c) args.t.scales(first + c, band.tile) = by.scales[c];
     alignas(64) Element codes[128][128], transposed[128][128];
     if (tokens < 128 || channels < 128) std::fill_n(&codes[0][0], sizeof(codes), Element());
     for (index_t r = 0; r < tokens; ++r) {
