@@ -39,6 +39,13 @@
 #define DSV3_SIMD_MAX(...)
 #endif
 
+// Whether the compiler is a host's and lets a source name the vectors of AVX-512 with byte permutations.
+#if defined(__AVX512BW__) && defined(__AVX512VBMI2__) && !defined(__CUDACC__)
+#define DSV3_AVX512 1
+#else
+#define DSV3_AVX512 0
+#endif
+
 // Unrolls the next loop of a few, constant, rounds, so that what it indexes can stay in registers.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define DSV3_UNROLL _Pragma("GCC unroll 16")

@@ -69,7 +69,7 @@ void narrow(const From* x, float scale, Element* y, index_t count) {
     for (index_t i = first; i < last; ++i) y[i] = Element(static_cast<float>(x[i]) / scale);
   };
   index_t done = 0;
-#if DSV3_NARROW_AVX512
+#if DSV3_AVX512
   if constexpr (avx512::takes<From, Element>) {
     const auto multiplier = [factor = _mm512_set1_ps(reciprocal(scale))](index_t) { return factor; };
     const auto divide_32 = [&](index_t i) { divide(i, i + 32); };
@@ -106,7 +106,7 @@ void narrow(const From* x, const scale_row<capacity>& by, Element* y, index_t co
     for (index_t i = first; i < last; ++i) y[i] = Element(static_cast<float>(x[i]) / by.scales[i]);
   };
   index_t done = 0;
-#if DSV3_NARROW_AVX512
+#if DSV3_AVX512
   if constexpr (avx512::takes<From, Element>) {
     const auto multiplier = [&](index_t i) { return avx512::load_floats(by.reciprocals + i); };
     const auto divide_32 = [&](index_t i) { divide(i, i + 32); };
@@ -121,7 +121,7 @@ void narrow(const From* x, const scale_row<capacity>& by, Element* y, index_t co
 template <class Element, class To>
 void widen(const Element* x, float scale, To* y, index_t count) {
   index_t done = 0;
-#if DSV3_NARROW_AVX512
+#if DSV3_AVX512
   if constexpr (avx512::takes<To, Element>) done = avx512::widen(x, scale, y, count);
 #endif
   DSV3_SIMD

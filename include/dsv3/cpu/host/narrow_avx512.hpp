@@ -11,10 +11,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#if !defined(__AVX512BW__) || !defined(__AVX512VBMI2__) || defined(__CUDACC__)
-#define DSV3_NARROW_AVX512 0
-#else
-#define DSV3_NARROW_AVX512 1
+#if DSV3_AVX512
 
 // GCC 12 takes the undefined registers that its own intrinsics begin with for uninitialised variables.
 #pragma GCC diagnostic push
