@@ -48,7 +48,7 @@ class flags {
   // Of the recipe, by the names of its choices.
   std::string accumulator_ = "fp32", scales_ = "real", inputs_ = "tile", gradients_ = "tile",
               weights_ = "block", gradient_format_ = "e4m3", attention_output_ = "e5m6",
-              swiglu_input_ = "e4m3", exchanged_scales_ = "power-of-two";
+              swiglu_input_ = "e4m3", shadow_, exchanged_scales_ = "power-of-two";
   index_t promotion_ = 128;
 };
 
@@ -192,6 +192,12 @@ void flags::add_recipe(Option&& option) {
                 one_of({"real", "power-of-two"})));
   recipe(option("--fp8-attention-output", attention_output_, "How the attention's output waits for backward",
                 one_of({"bf16", "e4m3", "e5m6"})));
+  recipe(app_.add_option("--shadow", shadow_,
+                         "bf16: make steps in bf16 beside, and log in shadow.jsonl how far "
+                         "gradients differ and what quantisers do to every operand")
+             ->take_last()
+             ->check(one_of({"bf16"})));
+  recipe(option("--shadow-every", s_.shadow_every, "Steps between those", whole_number(1, index_t{1} << 40)));
   recipe(option("--fp8-swiglu-input", swiglu_input_, "How SwiGLU's input waits for backward",
                 one_of({"bf16", "e4m3", "e5m6"})));
 }
@@ -215,6 +221,10 @@ void flags::read_recipe() {
       if (given->get_name().starts_with("--fp8-") && given->count() > 0)
         throw support::usage_error(given->get_name() + " is given, --precision is " + s_.precision +
                                    ": expected --precision fp8 beside it");
+  if (!shadow_.empty() && s_.precision != "fp8")
+    throw support::usage_error("--shadow is given, --precision is " + s_.precision +
+                               ": expected --precision fp8 beside it");
+  if (shadow_.empty()) s_.shadow_every = 0;
   s_.model.recipe = {.product = {.accumulator = accumulator_ == "hopper" ? accumulator_model::hopper_fp22
                                                                          : accumulator_model::fp32,
                                  .promotion = promotion_},

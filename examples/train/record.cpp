@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 namespace dsv3_train {
@@ -39,6 +40,7 @@ struct run_record::files {
   run_settings settings;
   dsv3::jsonl_log log;
   dsv3::tensorboard_log events;
+  std::optional<dsv3::jsonl_log> shadow = {};  // of runs that have one
 };
 
 run_record::run_record(const run_settings& settings, index_t last_step) {
@@ -49,6 +51,7 @@ run_record::run_record(const run_settings& settings, index_t last_step) {
   files_ =
       std::make_unique<files>(files{settings, opened(settings.out + "/run.jsonl", last_step),
                                     dsv3::tensorboard_log{settings.out, last_step > 0 ? last_step + 1 : 0}});
+  if (settings.shadow_every > 0) files_->shadow = opened(settings.out + "/shadow.jsonl", last_step);
 }
 
 run_record::~run_record() = default;
@@ -72,6 +75,7 @@ void run_record::add(const step_record& step, const dsv3::training_progress& pro
   if (!r.updated) row.add("bad", r.bad);
   if (progress.step % files_->settings.load_every == 0) row.add("load", step.load);
   files_->log.append(row);
+  add(step.shadow, progress);
   double worst = 0;
   for (const double violation : step.max_vio) worst = std::max(worst, violation);
   files_->events.append(progress.step, {{"loss/total", r.loss},
@@ -82,6 +86,28 @@ void run_record::add(const step_record& step, const dsv3::training_progress& pro
                                         {"optimizer/grad_norm", r.grad_norm},
                                         {"speed/tokens_per_second", rate},
                                         {"experts/max_vio", worst}});
+}
+
+// A row for each tensor.
+void run_record::add(const shadow_record& found, const dsv3::training_progress& progress) {
+  if (found.gradient_error.empty()) return;
+  for (const auto& [tensor, error] : found.gradient_error) {
+    dsv3::json_row row;
+    row.add("step", progress.step).add("tensor", tensor).add("gradient_error", error);
+    files_->shadow->append(row);
+  }
+  for (const auto& [operand, share] : found.operands) {
+    const auto of_all = [&](index_t count) {
+      return static_cast<double>(count) / static_cast<double>(std::max<index_t>(share.codes, 1));
+    };
+    dsv3::json_row row;
+    row.add("step", progress.step)
+        .add("operand", operand)
+        .add("zeros", of_all(share.zeros))
+        .add("largest", of_all(share.largest))
+        .add("not_finite", of_all(share.not_finite));
+    files_->shadow->append(row);
+  }
 }
 
 void run_record::add(const evaluation& found, const dsv3::training_progress& progress) {

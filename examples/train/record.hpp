@@ -16,6 +16,7 @@ class run_record {
   ~run_record();
 
   void add(const step_record& step, const dsv3::training_progress& progress);
+  void add(const shadow_record& found, const dsv3::training_progress& progress);
   void add(const evaluation& found, const dsv3::training_progress& progress);
   /// Draws the report from the log; answers its path.
   std::string draw_report() const;

@@ -43,6 +43,7 @@ struct run_settings {
   index_t eval_draft =
       2;  // tokens that the MTP module proposes per step when held-out text goes on; 0: not tried
   index_t print_every = 10, load_every = 10;
+  index_t shadow_every = 100;  // steps between those that are made in bf16 too; 0: none
   std::string prompt = "The ";
   index_t sample_bytes = 300;
   double temperature = 0.8;

@@ -32,8 +32,8 @@ template std::string load_state(const std::string&, dsv3::training_state<dsv3::f
 template void save_state(const std::string&, dsv3::training_state<dsv3::bf16_mixed, layout>&, dsv3::index_t,
                          const std::string&);
 template std::string load_state(const std::string&, dsv3::training_state<dsv3::bf16_mixed, layout>&);
-template void save_state(const std::string&, dsv3::training_state<dsv3::fp8_tilewise, layout>&,
-                         dsv3::index_t, const std::string&);
+template void save_state(const std::string&, dsv3::training_state<dsv3::fp8_tilewise, layout>&, dsv3::index_t,
+                         const std::string&);
 template std::string load_state(const std::string&, dsv3::training_state<dsv3::fp8_tilewise, layout>&);
 template void save_state(const std::string&, dsv3::training_state<dsv3::fp64_reference, layout>&,
                          dsv3::index_t, const std::string&);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "settings.hpp"
+#include "shadow.hpp"
 
 #include <dsv3/train/data.hpp>
 #include <dsv3/train/progress.hpp>
@@ -22,6 +23,7 @@ struct step_record {
   index_t tokens = 0;                           // of this step
   std::vector<double> max_vio;                  // by router: the MoE layers, then the MTP modules
   std::vector<std::vector<std::int64_t>> load;  // [router][expert]
+  shadow_record shadow = {};                    // of steps that have one
 };
 
 /// What became of the MTP module's drafts when the model went on from beginnings of held-out rows.

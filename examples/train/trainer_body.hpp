@@ -2,6 +2,7 @@
 // The trainer of one precision; included by one source file for each.
 #pragma once
 
+#include "shadow_body.hpp"
 #include "state_files.hpp"
 #include "text_decoder.hpp"
 #include "trainer.hpp"
@@ -10,6 +11,8 @@
 #include <dsv3/exec/counting_memory.hpp>
 
 #include <chrono>
+#include <cmath>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -72,7 +75,15 @@ class trainer_of final : public trainer {
       batches.push_back(state_.tokens.micro_batch(m, rows));
     }
     step_record record;
+    if constexpr (dsv3::tilewise<P>)
+      if (settings_.shadow_every > 0 && (done.step + 1) % settings_.shadow_every == 0)
+        record.shadow = beside(batches);
     record.report = dsv3::train_step(ctx_, communicator_, model_, state_, batches, options_);
+    if constexpr (dsv3::tilewise<P>)
+      if (!record.report.updated) {
+        const std::string first = watched(batches).first_not_finite();
+        if (!first.empty()) record.report.bad = "a number quantised for " + first;
+      }
     record.learning_rate = values.learning_rate;
     record.tokens = wanted * rows * settings_.shape.length;
     state_.progress.data_epoch = training_.cursor().epoch;
@@ -144,6 +155,37 @@ class trainer_of final : public trainer {
  private:
   index_t ahead() const { return 1 + settings_.model.mtp_depth; }
 
+  // The gradients of these batches, and what becomes of every number that is quantised on the way.
+  dsv3::quantizer_log watched(std::span<const dsv3::token_batch> batches) requires dsv3::tilewise<P> {
+    dsv3::quantizer_log log;
+    for (const dsv3::parameter<P>& row : state_.parameters)
+      if (!row.tiles.empty()) log.name(row.tiles.values.data(), row.g.data(), row.name);
+    dsv3::cpu_context<dsv3::backend::watch_quantizers<dsv3::backend::cpu>> ctx{
+        .threads = ctx_.threads, .scratch = std::move(ctx_.scratch), .state = {&log}};
+    gradients_of(ctx, model_, state_, batches, options_);
+    ctx_.scratch = std::move(ctx.scratch);
+    return log;
+  }
+  shadow_record beside(std::span<const dsv3::token_batch> batches) requires dsv3::tilewise<P> {
+    if (!shadow_) shadow_ = make_bf16_shadow(settings_);
+    std::vector<dsv3::view<const float, 1>> masters;
+    for (const dsv3::parameter<P>& row : state_.parameters) masters.push_back(row.p);
+    shadow_->run(masters, state_.routing.bias, batches, options_);
+    shadow_record record{.gradient_error = {}, .operands = watched(batches).tensors()};
+    for (std::size_t i = 0; i < state_.parameters.size(); ++i) {
+      const auto mine = state_.parameters[i].g;
+      const auto other = shadow_->gradient(i);
+      double distance = 0, whole = 0;
+      for (index_t e = 0; e < mine.size(); ++e) {
+        const double a = mine(e), b = other(e);
+        distance += (a - b) * (a - b), whole += b * b;
+      }
+      record.gradient_error.emplace_back(state_.parameters[i].name,
+                                         whole > 0 ? std::sqrt(distance / whole) : std::sqrt(distance));
+    }
+    return record;
+  }
+
   // Made when it is first needed: not every run evaluates or samples.
   text_decoder<P, layout>& decoder() {
     if (!decoder_) decoder_.emplace(memory_, settings_, state_.weights, state_.routing.bias);
@@ -177,6 +219,7 @@ class trainer_of final : public trainer {
   std::uint32_t data_sum_;
   dsv3::cpu_context<> ctx_;
   std::optional<text_decoder<P, layout>> decoder_;
+  std::unique_ptr<shadow> shadow_;
   dsv3::solo communicator_;
   dsv3::step_options options_;
 };
