@@ -38,8 +38,8 @@ foreach(source IN LISTS program_sources)
     target_link_libraries(dsv3-${name} PRIVATE dsv3_own dsv3::cpu dsv3::text CLI11::CLI11)
   endif()
   target_sources(dsv3-${name} PRIVATE ${source})
-  # Nobody waits for flags, files and the reference precision, but everybody for the first build.
-  if(source MATCHES "/examples/train/(flags|record|state_files)\\.cpp$" OR source MATCHES "_fp64\\.cpp$")
+  # Nobody waits for flags, files, watched steps and the reference precision, but everybody for the first build.
+  if(source MATCHES "/examples/train/(flags|record|state_files|watch_fp8)\\.cpp$" OR source MATCHES "_fp64\\.cpp$")
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
   endif()
 endforeach()

@@ -2,10 +2,11 @@
 // The trainer of one precision; included by one source file for each.
 #pragma once
 
-#include "shadow_body.hpp"
+#include "shadow.hpp"
 #include "state_files.hpp"
 #include "text_decoder.hpp"
 #include "trainer.hpp"
+#include "watch_fp8.hpp"
 
 #include <dsv3/cpu.hpp>
 #include <dsv3/exec/counting_memory.hpp>
@@ -155,16 +156,8 @@ class trainer_of final : public trainer {
  private:
   index_t ahead() const { return 1 + settings_.model.mtp_depth; }
 
-  // The gradients of these batches, and what becomes of every number that is quantised on the way.
   dsv3::quantizer_log watched(std::span<const dsv3::token_batch> batches) requires dsv3::tilewise<P> {
-    dsv3::quantizer_log log;
-    for (const dsv3::parameter<P>& row : state_.parameters)
-      if (!row.tiles.empty()) log.name(row.tiles.values.data(), row.g.data(), row.name);
-    dsv3::cpu_context<dsv3::backend::watch_quantizers<dsv3::backend::cpu>> ctx{
-        .threads = ctx_.threads, .scratch = std::move(ctx_.scratch), .state = {&log}};
-    gradients_of(ctx, model_, state_, batches, options_);
-    ctx_.scratch = std::move(ctx.scratch);
-    return log;
+    return watch_gradients(ctx_.scratch, ctx_.threads, model_, state_, batches, options_);
   }
   shadow_record beside(std::span<const dsv3::token_batch> batches) requires dsv3::tilewise<P> {
     if (!shadow_) shadow_ = make_bf16_shadow(settings_);
