@@ -28,6 +28,9 @@ endforeach()
 
 file(GLOB program_sources CONFIGURE_DEPENDS examples/*/*.cpp)
 list(FILTER program_sources EXCLUDE REGEX "/examples/(consumer|support)/")
+# The trainers come before what is compiled for fewer seconds: they take longest, and of a function that two objects have
+# the linker takes the first.
+list(SORT program_sources ORDER DESCENDING)
 foreach(source IN LISTS program_sources)
   cmake_path(GET source PARENT_PATH folder)
   cmake_path(GET folder FILENAME name)
@@ -39,7 +42,7 @@ foreach(source IN LISTS program_sources)
   endif()
   target_sources(dsv3-${name} PRIVATE ${source})
   # Nobody waits for flags, files, watched steps and the reference precision, but everybody for the first build.
-  if(source MATCHES "/examples/train/(flags|record|state_files|watch_fp8)\\.cpp$" OR source MATCHES "_fp64\\.cpp$")
+  if(source MATCHES "/examples/train/(flags|operand_watch|record|state_files)\\.cpp$" OR source MATCHES "_fp64\\.cpp$")
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
   endif()
 endforeach()

@@ -6,7 +6,7 @@
 #include "state_files.hpp"
 #include "text_decoder.hpp"
 #include "trainer.hpp"
-#include "watch_fp8.hpp"
+#include "operand_watch.hpp"
 
 #include <dsv3/cpu.hpp>
 #include <dsv3/exec/counting_memory.hpp>

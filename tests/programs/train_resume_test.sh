@@ -27,7 +27,7 @@ stop_at() {
   fi
 }
 
-for precision in fp32 bf16; do
+for precision in fp32 bf16 fp8; do
   whole=$scratch/$precision
   train --precision $precision --out "$whole" > "$scratch/$precision.txt" ||
     fail "$precision: a run ends with $?"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "watch_fp8.hpp"
+#include "operand_watch.hpp"
 
 #include "shadow_body.hpp"
 
