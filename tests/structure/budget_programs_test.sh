@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# The trainer builds from nothing in under two minutes on two cores.
+# The trainer, in four precisions, builds from nothing in two and a half minutes on two cores at most.
 source "$(dirname "$0")/../support/script.sh"
 [ -d "$DSV3_SOURCE/examples/train" ] || skip "there is no trainer"
 
@@ -10,6 +10,6 @@ begin=$(date +%s)
   "$CMAKE" --build "$scratch/build" --target dsv3-train -j 2 >> "$scratch/log" 2>&1 ||
   fail "the trainer does not build: $(tail -n 12 "$scratch/log")"
 taken=$(($(date +%s) - begin))
-echo "dsv3-train from nothing: $taken s, at most 120 are allowed"
-[ "$taken" -le 120 ] || fail "dsv3-train takes $taken s from nothing, at most 120 are allowed"
+echo "dsv3-train from nothing: $taken s, at most 150 are allowed"
+[ "$taken" -le 150 ] || fail "dsv3-train takes $taken s from nothing, at most 150 are allowed"
 finish
