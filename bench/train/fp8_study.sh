@@ -42,8 +42,10 @@ tensor-scales: --precision fp8 --fp8-inputs tensor --fp8-gradients tensor --fp8-
 mkdir -p "$out"
 mapfile -t data < <(find README.md include examples bench tests docs -type f \
   \( -name '*.md' -o -name '*.?pp' -o -name '*.sh' -o -name '*.py' \) ! -path '*/data/*' | LC_ALL=C sort)
-cat "${data[@]}" > "$out/text.unfinished"
-if [ ! -e "$out/text.txt" ]; then mv "$out/text.unfinished" "$out/text.txt"; else rm "$out/text.unfinished"; fi  # one text for all
+if [ ! -e "$out/text.txt" ]; then  # one text for all runs
+  cat "${data[@]}" > "$out/text.unfinished.$$"
+  mv "$out/text.unfinished.$$" "$out/text.txt"
+fi
 
 train_one() {  # name, seed, flags
   local folder="$out/$1-$2"
@@ -60,7 +62,9 @@ export bin out steps threads
 
 for seed in $seeds; do
   while IFS=: read -r name flags; do
-    if [ -z "$only" ] || [[ " $only " == *" $name "* ]]; then printf '%s\0%s\0%s\0' "$name" "$seed" "$flags"; fi
+    if [ -z "$only" ] || [[ " $only " == *" $name "* ]]; then
+      printf '%s\0%s\0%s\0' "$name" "$seed" "$flags"
+    fi
   done <<< "$studied"
 done | xargs -0 -n 3 -P "$jobs" bash -c 'train_one "$@"' train_one
 
