@@ -166,3 +166,24 @@ TEST_CASE("each choice of the recipe changes the gradients, and none breaks them
   CHECK(tried([](fp8_recipe& r) { r.attention_output = stored_format::bf16; }) < 0.35);
   CHECK(tried([](fp8_recipe& r) { r.swiglu_input = stored_format::bf16; }) < 0.35);
 }
+
+namespace {
+
+// Bytes per token that wait for the backward pass of one MoE block of V3, its input included.
+template <precision P>
+index_t kept_bytes(keep kept) {
+  const index_t tokens = 4096;
+  const model_config c = model_config::deepseek_v3();
+  const block<P, L> layer{c.block(c.dense_layers)};
+  const std::size_t saved = bytes_of<block_saved<P>>(layer.activation_config(tokens, 1, kept));
+  return ceil_div(static_cast<index_t>(saved), tokens) + 2 * c.hidden;
+}
+
+}  // namespace
+
+TEST_CASE("what waits for backward, per token and layer of V3") {
+  CHECK(kept_bytes<bf16_mixed>(keep::everything) == 440113);
+  CHECK(kept_bytes<bf16_mixed>(keep::attention) == 141105);
+  CHECK(kept_bytes<fp8_tilewise>(keep::everything) == 304305);
+  CHECK(kept_bytes<fp8_tilewise>(keep::attention) == 97713);
+}
