@@ -237,7 +237,7 @@ config odd 's/"qk_rope_head_dim": 2/"qk_rope_head_dim": 3/' \
   "/config.json: model config: qk_rope_head_dim must be positive and even: *, found qk_rope_head_dim 3"
 config cut '$d' "/config.json: line *, byte *"
 config fp8 's/"model_type"/"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}, "model_type"/' \
-  '/config.json: quantization_config names "fp8", expected weights in F64, F32 or BF16: *'
+  '/config.json: quantization_config: weight_block_size is missing, expected an array, each a positive integer'
 config softmax 's/"model_type": "deepseek_v3"/"model_type": "deepseek_v2"/' \
   "/config.json: scoring_func is softmax, expected sigmoid: softmax routers can be planned, not run"
 

@@ -19,10 +19,10 @@ usage "--stps is not a known flag, the nearest is --steps" --stps 10
 usage "--zebra is not a known flag" --zebra
 usage 'found "more", expected a flag' more
 usage "--data: *" --data
-usage 'model: no size is named "tny", expected one of tiny, mini, *; the nearest is tiny' --preset tny
+usage 'model: no size is named "tny", expected one of tiny, midi, mini, *; the nearest is tiny' --preset tny
 usage "v2: its router scores by softmax, this trainer routes by sigmoid and bias" --preset v2
 usage "*--preset*--config*" --preset tiny --config "$scratch/config.json"
-usage '--precision: found "fp8", expected one of fp32, bf16, fp64' --precision fp8
+usage '--precision: found "fp16", expected one of fp32, bf16, fp8, fp64' --precision fp16
 usage '--device is cuda, this build has no CUDA wing: expected auto or cpu' --device cuda
 usage '--device: found "tpu", expected one of auto, cpu, cuda' --device tpu
 for flag in steps batch seq accumulate keep eval-rows print-every load-every max-bad-steps; do
