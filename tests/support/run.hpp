@@ -6,17 +6,43 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
+
+// One source tests both wings: where DSV3_TEST_BACKEND names a backend of GPUs, `run` runs there. All memory
+// of such a program can be reached by host and GPU, see support/cuda_main.cpp.
+#if defined(DSV3_TEST_BACKEND)
+#include <dsv3/cuda/host/device.cuh>
+#endif
+
 namespace support {
 
-/// work(ctx) on `threads` threads with exactly the scratch bytes that measure() finds for it. `work` runs
-/// twice, the first time without computing, so it must not change anything itself.
+#if defined(DSV3_TEST_BACKEND)
+inline dsv3::cuda::device& gpu() {
+  static dsv3::cuda::device only;
+  return only;
+}
+/// The context that tests run on; a GPU has no `threads` to choose.
+inline auto context(int) {
+  dsv3::cuda_context<dsv3::backend::DSV3_TEST_BACKEND> ctx{};
+  dsv3::state_of<dsv3::backend::cuda>(ctx.state).device = &gpu();
+  return ctx;
+}
+using scratch_memory = dsv3::cuda::device_memory;
+#else
+inline auto context(int threads) { return dsv3::cpu_context<>{.threads = threads}; }
+using scratch_memory = dsv3::host_memory;
+#endif
+
+/// work(ctx) on `threads` threads with exactly the scratch bytes that measure() finds for it, until it is
+/// done. `work` runs twice, the first time without computing, so it must not change anything itself.
 template <class Work>
 void run(int threads, Work&& work) {
-  dsv3::host_memory memory;
-  dsv3::cpu_context<> ctx{.threads = threads};
+  scratch_memory memory;
+  auto ctx = context(threads);
   const std::size_t bytes = dsv3::measure(ctx, work);
   ctx.scratch = dsv3::scratch_arena{memory, bytes};
   work(ctx);
+  synchronize(ctx);
   CHECK(ctx.scratch.peak() == bytes);
 }
 

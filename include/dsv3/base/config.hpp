@@ -22,6 +22,13 @@
 #define DSV3_HOST_DEVICE
 #endif
 
+// Whether device code is being compiled for the instructions that only compute capability 9.0a has.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define DSV3_SM90A 1
+#else
+#define DSV3_SM90A 0
+#endif
+
 #define DSV3_FORCE_INLINE inline __attribute__((always_inline))
 
 // Loop hints. They are empty where the compiler was not asked for OpenMP, so that user builds stay free of

@@ -11,8 +11,12 @@ namespace dsv3::inline DSV3_ABI {
 namespace backend {
 /// Loops and BLAS on the host.
 struct cpu {};
-/// NVIDIA GPUs, the functional path.
+/// NVIDIA GPUs from compute capability 8.0: a body for every operation.
 struct cuda {};
+/// Compute capability 9.0a: bodies that ask for its matrix and copy engines; the others are those of cuda.
+struct hopper {
+  using parent = cuda;
+};
 }  // namespace backend
 
 template <class B>

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT
+// Everything backend-free, and the bodies for NVIDIA GPUs.
+#pragma once
+
+#include <dsv3/dsv3.hpp>
+
+#include <dsv3/cuda/host/device.cuh>
+#include <dsv3/cuda/memory/fill.cuh>

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+// How a kernel says that what it was given breaks a contract. A CPU body raises; a kernel leaves a report,
+// which the next `synchronize` raises.
+#pragma once
+
+#include <dsv3/base/error.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <string>
+
+namespace dsv3::inline DSV3_ABI::cuda {
+
+/// The first breach since the last look. Lies in memory that host and GPU share.
+struct misuse_report {
+  const char* sentence;  // the host's address of a literal with up to three {}
+  long long numbers[3];  // what to put there
+  int stage;             // 0: free, 1: somebody writes, 2: complete
+};
+
+/// Where a kernel reports one kind of breach; passed to it by value. Without a device in the context there is
+/// no report, and the kernel traps: nothing goes unseen.
+class misuse {
+ public:
+  /// `sentence` must be a literal: "embedding.forward: ids[{}] is {}, expected … below {}".
+  misuse(misuse_report* report, const char* sentence) : report_(report), sentence_(sentence) {}
+
+  __device__ void report(long long first, long long second = 0, long long third = 0) const {
+    if (report_ == nullptr) {
+      printf("dsv3: a kernel was given what its contract excludes: %lld, %lld, %lld\n", first, second, third);
+      __trap();
+    }
+    if (atomicCAS_system(&report_->stage, 0, 1) != 0) return;
+    volatile misuse_report* to = report_;
+    to->sentence = sentence_;
+    to->numbers[0] = first, to->numbers[1] = second, to->numbers[2] = third;
+    __threadfence_system();
+    to->stage = 2;
+  }
+
+ private:
+  misuse_report* report_;
+  const char* sentence_;
+};
+
+/// Raises a complete report and frees its place.
+inline void raise_misuse(misuse_report& report) {
+  const volatile misuse_report& seen = report;
+  if (seen.stage != 2) return;
+  std::string text;
+  int next = 0;
+  for (const char* at = seen.sentence; *at != 0; ++at)
+    if (at[0] == '{' && at[1] == '}' && next < 3)
+      text += std::to_string(seen.numbers[next++]), ++at;
+    else
+      text += *at;
+  report.stage = 0;
+  raise(text);
+}
+
+}  // namespace dsv3::inline DSV3_ABI::cuda
