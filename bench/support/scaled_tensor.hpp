@@ -11,8 +11,9 @@
 
 namespace support {
 
-/// Random finite codes of all sizes, and scales a little different from tile to tile.
-template <class Element, class Tile, int Rank = 2>
+/// Random finite codes of all sizes, and scales a little different from tile to tile. Tensor is what holds
+/// them.
+template <class Element, class Tile, int Rank = 2, template <class, int> class Tensor = tensor>
 class scaled_tensor {
  public:
   scaled_tensor(index_t rows, index_t columns, std::uint64_t stream) requires(Rank == 2)
@@ -39,12 +40,11 @@ class scaled_tensor {
  private:
   void draw(std::uint64_t stream) {
     codes_.normal(stream, 64);
-    for (index_t i = 0; i < scales_.get().size(); ++i)
-      scales_.get().data()[i] = 0.01f * static_cast<float>(1 + i % 3);
+    scales_.generate([](index_t i) { return 0.01f * static_cast<float>(1 + i % 3); });
   }
 
-  tensor<Element, Rank> codes_;
-  tensor<float, Rank> scales_;
+  Tensor<Element, Rank> codes_;
+  Tensor<float, Rank> scales_;
 };
 
 }  // namespace support

@@ -33,6 +33,12 @@ class tensor {
     for (index_t i = 0; i < view_.size(); ++i) view_.data()[i] = value;
     return *this;
   }
+  /// element(i) for the i-th element.
+  template <class Rule>
+  tensor& generate(Rule&& element) {
+    for (index_t i = 0; i < view_.size(); ++i) view_.data()[i] = element(i);
+    return *this;
+  }
   /// Normal numbers; the first 65536 repeat, so that filling a large tensor takes no time worth mentioning.
   tensor& normal(std::uint64_t stream, double deviation = 1) {
     const dsv3::random_stream random(20260101, stream);
