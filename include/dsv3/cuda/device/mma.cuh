@@ -4,7 +4,7 @@
 // background.
 #pragma once
 
-#include <dsv3/base/index.hpp>
+#include <dsv3/cuda/device/shared.cuh>
 #include <dsv3/number/bf16.hpp>
 
 #include <cuda_runtime.h>
@@ -48,11 +48,6 @@ __device__ __forceinline__ float2 unpack_bf16(std::uint32_t pair) {
 
 // ---- fragments from shared memory
 // -----------------------------------------------------------------------------------------------------------
-
-/// The address of shared memory as instructions take it.
-__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 /// Two or four 8 x 8 matrices of bf16. Lane 8 i + r gives the address (a multiple of 16) of row r of matrix
 /// i; a lane receives of matrix i, in part[i], row fragment_row(lane), columns fragment_column(lane) and the
