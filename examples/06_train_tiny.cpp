@@ -63,7 +63,7 @@ int main() {
   step_report first, last;
   for (index_t step = 0; step < steps; ++step) {
     for (index_t row = 0; row < shape.rows; ++row) rows.next(state.tokens.ids[0][row]);
-    const token_batch batch = state.tokens.micro_batch(0, shape.rows);
+    const token_batch batch = state.micro_batch(0, shape.rows);
     const auto now = schedule.at({.steps = step, .tokens = state.progress.tokens});
     last = train_step(ctx, solo{}, model, state, std::span(&batch, 1),
                       {.learning_rate = now.learning_rate,
@@ -76,7 +76,7 @@ int main() {
     if (step % 10 == 9)
       std::printf("step %3lld  cross entropy %.3f  MTP %.3f  balance %.1e  norm %.2f  load violation %.2f\n",
                   static_cast<long long>(step + 1), last.ce, last.mtp, last.balance, last.grad_norm,
-                  max_violation(state.numbers.load[0]));
+                  max_violation(state.reported.load[0]));
   }
 
   // Every byte begins as likely as any other, and the sentence is then known almost by heart.

@@ -56,7 +56,7 @@ struct prepared {
   }
   template <class Ctx>
   void step(Ctx& ctx) {
-    const token_batch batch = state.tokens.micro_batch(0, shape_of_step.rows);
+    const token_batch batch = state.micro_batch(0, shape_of_step.rows);
     const step_report report = train_step(ctx, comm, model, state, std::span(&batch, 1), options);
     if (!report.updated) raise("bench: a step was skipped because of " + report.bad);
   }

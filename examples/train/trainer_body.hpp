@@ -73,7 +73,7 @@ class trainer_of final : public trainer {
     std::vector<dsv3::token_batch> batches;
     for (index_t m = 0; m < wanted; ++m) {
       for (index_t row = 0; row < rows; ++row) training_.next(state_.tokens.ids[m][row]);
-      batches.push_back(state_.tokens.micro_batch(m, rows));
+      batches.push_back(state_.micro_batch(m, rows));
     }
     step_record record;
     if constexpr (dsv3::tilewise<P>)
@@ -89,7 +89,7 @@ class trainer_of final : public trainer {
     record.tokens = wanted * rows * settings_.shape.length;
     state_.progress.data_epoch = training_.cursor().epoch;
     state_.progress.data_position = training_.cursor().row;
-    const auto load = state_.numbers.load;
+    const auto load = state_.reported.load;
     for (index_t r = 0; r < load.extent(0); ++r) {
       record.max_vio.push_back(dsv3::max_violation(load[r]));
       record.load.emplace_back(load[r].data(), load[r].data() + load.extent(1));
@@ -111,7 +111,7 @@ class trainer_of final : public trainer {
         else
           for (index_t i = 0; i < ids.size(); ++i) ids(i) = -1;
       }
-      const auto report = dsv3::evaluate(ctx_, model_, state_, state_.tokens.micro_batch(0, live), options_);
+      const auto report = dsv3::evaluate(ctx_, model_, state_, state_.micro_batch(0, live), options_);
       result.ce += report.ce * static_cast<double>(live) / static_cast<double>(total);
       result.mtp += report.mtp * static_cast<double>(live) / static_cast<double>(total);
     }

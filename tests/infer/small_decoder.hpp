@@ -192,7 +192,7 @@ position_logits<P> stepwise_logits(decoding_model<P>& m, const std::vector<std::
     end = std::min(end, length);
     const index_t count = end - begin, pairs = std::min(end, length - 1) - begin;
     state.reserve(ctx, slot, begin, end);
-    step_rows rows, pair_rows;
+    step_rows rows{m.memory}, pair_rows{m.memory};
     rows.add(state[slot].pages, begin,
              ids.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)));
     pair_rows.add(state[slot].pages, begin,

@@ -179,7 +179,7 @@ TEST_CASE("decoding is forward, dense and with experts") {
     const struct { index_t first, first_end, second, second_end; } steps[] = {{0, 3, 0, 1}, {3, 4, 1, 3}};
     for (const auto& step : steps) {
       const auto first = step.first_end - step.first, second = step.second_end - step.second;
-      step_rows tokens;
+      step_rows tokens{f.memory};
       tokens.add(first_pages, step.first, std::vector<std::int32_t>(static_cast<std::size_t>(first)));
       tokens.add(second_pages, step.second, std::vector<std::int32_t>(static_cast<std::size_t>(second)));
       std::vector<double> step_x, step_y(static_cast<std::size_t>((first + second) * 6), NAN);

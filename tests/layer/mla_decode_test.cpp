@@ -171,7 +171,7 @@ struct fixture {
     decoded result{std::vector<double>(x.size(), NAN), {}};
     std::vector<index_t> done(lengths.size(), 0);
     for (std::size_t step = 0; done != lengths; ++step) {
-      step_rows rows;
+      step_rows rows{memory};
       std::vector<double> step_x;
       std::vector<index_t> whose;  // row of x of each token
       for (std::size_t b = 0; b < lengths.size(); ++b) {
@@ -363,7 +363,7 @@ TEST_CASE("by_cost takes the form that multiplies less, forced ones are what the
   fixture f(c, {40});
   std::vector<double> pool(static_cast<std::size_t>(40 * f.width()), 0.5), y(f.x.size());
   const auto core = [&](index_t queries, attention_form form) {
-    step_rows rows;
+    step_rows rows{f.memory};
     rows.add({0}, 40 - queries, std::vector<std::int32_t>(static_cast<std::size_t>(queries)));
     trace_log log;
     cpu_context<backend::trace<backend::cpu>> ctx{

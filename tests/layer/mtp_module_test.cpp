@@ -150,7 +150,7 @@ TEST_CASE("decoding is forward: the rows of the head and those of the next depth
     for (index_t begin = begins[sequence], end; begin < ends[sequence]; begin = end) {
       end = std::min(begin + 2, ends[sequence]);
       const index_t count = end - begin;
-      step_rows tokens;
+      step_rows tokens{f.memory};
       tokens.add(pages[sequence], begin - begins[sequence],
                  std::span(f.ids).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)));
       std::vector<double> y(static_cast<std::size_t>(count * hidden), NAN), normed = y, expected_y, expected;

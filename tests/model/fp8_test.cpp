@@ -61,7 +61,7 @@ struct run {
     return shape;
   }
   step_report step(double learning_rate = 0) {
-    const token_batch batch = state.tokens.micro_batch(0, state.shape.rows);
+    const token_batch batch = state.micro_batch(0, state.shape.rows);
     step_options options;
     options.learning_rate = learning_rate;
     options.balance.coefficient = 1e-3;

@@ -61,7 +61,7 @@ struct small_run {
           dsv3::random_stream{seed, 1}.below(static_cast<std::uint64_t>(model.config.vocab), i));
     std::vector<dsv3::token_batch> result;
     for (index_t m = 0; m < state.shape.micro_batches; ++m)
-      result.push_back(state.tokens.micro_batch(m, state.shape.rows));
+      result.push_back(state.micro_batch(m, state.shape.rows));
     return result;
   }
 

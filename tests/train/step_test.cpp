@@ -57,7 +57,7 @@ TEST_CASE_TEMPLATE("the loss falls on a repeated batch and the load is counted o
   CHECK(std::fabs(first.ce - std::log(19.0)) < 1.5);
   CHECK(first.grad_norm > 0);
   const index_t routers = run.model.config.routers(), top_k = run.model.config.top_k;
-  CHECK(sum(run.state.numbers.load) == routers * top_k * 24);
+  CHECK(sum(run.state.reported.load) == routers * top_k * 24);
   CHECK(sum(run.state.routing.load) == 0);
   step_report last;
   for (int i = 0; i < 60; ++i) last = run.step(1);
@@ -73,7 +73,7 @@ TEST_CASE("the bias follows the load, one rate a step") {
   small_run<fp64_reference> run{{.rows = 3, .length = 8}};
   run.options.bias_rate = 0.125;
   run.step(1);
-  const auto load = run.state.numbers.load;
+  const auto load = run.state.reported.load;
   for (index_t r = 0; r < load.extent(0); ++r)
     for (index_t e = 0; e < load.extent(1); ++e) {
       const double mean = static_cast<double>(sum(load)) / static_cast<double>(load.size());
@@ -172,8 +172,8 @@ TEST_CASE("micro-batches give the gradient of the whole batch") {
   each_number(parts.state.gradients,
               [&](const std::string&, double g) { worst = std::max(worst, std::fabs(g - expected[i++])); });
   CHECK(worst <= 1e-12 * scale);
-  for (index_t e = 0; e < whole.state.numbers.load.size(); ++e)
-    CHECK(parts.state.numbers.load.flat()(e) == whole.state.numbers.load.flat()(e));
+  for (index_t e = 0; e < whole.state.reported.load.size(); ++e)
+    CHECK(parts.state.reported.load.flat()(e) == whole.state.reported.load.flat()(e));
 }
 
 TEST_CASE("micro-batches with unequal numbers of targets share one mean") {
@@ -182,14 +182,14 @@ TEST_CASE("micro-batches with unequal numbers of targets share one mean") {
   auto batches = run.batches(5);
   const auto ids = run.state.tokens.ids;
   for (index_t column = 0; column < ids.extent(2); ++column) ids(1, 1, column) = -1;
-  batches[1] = run.state.tokens.micro_batch(1, 1);
+  batches[1] = run.state.micro_batch(1, 1);
   const step_report report = train_step(run.ctx, run.comm, run.model, run.state, batches, run.options);
   small_run<fp64_reference> single{{.rows = 1, .length = 8}};
   double mean = 0;
   for (index_t row = 0; row < 3; ++row) {
     for (index_t column = 0; column < ids.extent(2); ++column)
       single.state.tokens.ids(0, 0, column) = ids(row / 2, row % 2, column);
-    mean += evaluate(single.ctx, single.model, single.state, single.state.tokens.micro_batch(0, 1),
+    mean += evaluate(single.ctx, single.model, single.state, single.state.micro_batch(0, 1),
                      single.options)
                 .ce /
             3;

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -61,6 +62,17 @@ class host_memory final : public memory_resource {
   void give_back(void* block, std::size_t) noexcept override { std::free(block); }
 };
 
+/// Where state lies that a backend works on: what operations read and write, and what the host reads and
+/// writes too. On the CPU that is one memory.
+struct memory_sources {
+  memory_resource& work;
+  memory_resource& shared;
+
+  memory_sources(memory_resource& both) : memory_sources(both, both) {}
+  memory_sources(memory_resource& work_memory, memory_resource& shared_memory)
+      : work(work_memory), shared(shared_memory) {}
+};
+
 /// One allocation, freed on destruction. Move-only.
 class memory_block {
  public:
@@ -107,6 +119,8 @@ struct owned : Bundle {
   owned& operator=(owned&&) noexcept = default;
 
   std::size_t bytes() const { return block_.bytes(); }
+  /// All of it, padding between the fields included.
+  std::span<std::byte> memory() const { return {block_.data(), block_.bytes()}; }
 
  private:
   memory_block block_;

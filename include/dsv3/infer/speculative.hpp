@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/exec/measure.hpp>
+#include <dsv3/exec/pooled_memory.hpp>
 #include <dsv3/exec/random.hpp>
 #include <dsv3/infer/decoding_state.hpp>
 #include <dsv3/infer/step_rows.hpp>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <memory>
 #include <numeric>
 #include <span>
 #include <string>
@@ -93,15 +95,16 @@ class speculative_decoder {
 
   /// Weights and bias are read at every step and must outlive the decoder.
   template <execution_context Ctx>
-  speculative_decoder(Ctx& ctx, memory_resource& memory, const model_config& model,
+  speculative_decoder(Ctx& ctx, const memory_sources& memory, const model_config& model,
                       const model_weights<P>& weights, view<const master<P>, 2> bias,
                       const decoding_config& state, const decoder_options& options = {})
       : model_{model},
         weights_(weights),
         bias_(bias),
         options_(options),
-        buffers_(memory, buffers_config(state, options)),
-        rope_(memory, typename rope_table<accumulator<P>>::config_type{state.longest, model.qk_rope}),
+        arrays_(std::make_unique<pooled_memory>(memory.shared)),
+        buffers_(memory.work, buffers_config(state, options)),
+        rope_(memory.work, typename rope_table<accumulator<P>>::config_type{state.longest, model.qk_rope}),
         last_(static_cast<std::size_t>(state.sequences)) {
     counts_.judged.assign(static_cast<std::size_t>(options.draft_length), 0);
     counts_.accepted = counts_.judged;
@@ -119,9 +122,9 @@ class speculative_decoder {
     const index_t first = s.cached, last = std::min(first + options_.prefill_tokens, length);
     const bool whole = last == length;
     state.reserve(ctx, slot, first, last);
-    step_rows rows;
+    step_rows rows{*arrays_};
     rows.add(s.pages, first, std::span(s.tokens).subspan(at(first), at(last - first)));
-    std::vector<std::int32_t> heads;
+    auto heads = array<std::int32_t>();
     if (whole) heads.push_back(static_cast<std::int32_t>(last - first - 1));
     run_main(ctx, state, rows, options_.prefill_form, heads);
     s.cached = last;
@@ -138,8 +141,8 @@ class speculative_decoder {
   template <execution_context Ctx>
   void verify(Ctx& ctx, state_type& state, slots which) {
     if (which.empty()) return;
-    step_rows rows;
-    std::vector<std::int32_t> heads;
+    step_rows rows{*arrays_};
+    auto heads = array<std::int32_t>();
     for (const index_t slot : which) {
       decoding_sequence& s = state[slot];
       require(check_step(state, slot));
@@ -161,13 +164,13 @@ class speculative_decoder {
   template <execution_context Ctx>
   void propose(Ctx& ctx, state_type& state, slots which) {
     if (!drafts() || which.empty()) return;
-    std::vector<std::int32_t> source;  // in y, of each sequence that gets another draft
+    auto source = array<std::int32_t>();  // in y, of each sequence that gets another draft
     std::vector<index_t> going = pair(ctx, state, which, predict::last, &source);
     while (!going.empty()) {
       draw_drafts(ctx, state, going);
       std::vector<index_t> rest;
-      std::vector<std::int32_t> rest_source;
-      step_rows rows;
+      auto rest_source = array<std::int32_t>();
+      step_rows rows{*arrays_};
       for (std::size_t i = 0; i < going.size(); ++i) {
         decoding_sequence& s = state[going[i]];
         if (!takes_draft(state, s)) continue;
@@ -193,9 +196,9 @@ class speculative_decoder {
     const auto step = [&](auto& probe, index_t count, index_t tokens, attention_form form) {
       const std::vector<std::int32_t> pages(at(state.pages_of(longest)));
       const std::vector<std::int32_t> ids(at(std::min(tokens, longest)));
-      step_rows rows;
+      step_rows rows{*arrays_};
       for (index_t i = 0; i < count; ++i) rows.add(pages, longest - static_cast<index_t>(ids.size()), ids);
-      const std::vector<std::int32_t> heads(at(std::min(rows.tokens(), buffers_.logits.extent(0))));
+      const auto heads = array<std::int32_t>(std::min(rows.tokens(), buffers_.logits.extent(0)));
       run_main(probe, state, rows, form, heads);
       if (drafts()) run_module(probe, state, rows, form, heads);
     };
@@ -210,9 +213,10 @@ class speculative_decoder {
           step(probe, count, tokens, attention_form::absorbed);
       const decoding_sequence any;
       distribute(probe, std::vector<prediction>(at(buffers_.logits.extent(0)), prediction{&any, 0}));
-      const std::vector<std::int32_t> drafted(at(sequences * options_.draft_length));
-      std::vector<std::int32_t> offsets(at(sequences + 1)), next(at(sequences)), accepted = next;
-      const std::vector<std::uint64_t> bits(2 * (drafted.size() + next.size()));
+      const auto drafted = array<std::int32_t>(sequences * options_.draft_length);
+      auto offsets = array<std::int32_t>(sequences + 1), next = array<std::int32_t>(sequences),
+           accepted = next;
+      const auto bits = array<std::uint64_t>(2 * static_cast<index_t>(drafted.size() + next.size()));
       accept(probe, drafted, offsets, bits, accepted, next);
     });
   }
@@ -222,8 +226,19 @@ class speculative_decoder {
 
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
   template <class T>
-  static view<const T, 1> whole(const std::vector<T>& values) {
+  static view<const T, 1> whole(const shared_array<T>& values) {
     return view<const T, 1>{values.data(), static_cast<index_t>(values.size())};
+  }
+  /// What a step's operations read, or write for the host.
+  template <class T>
+  shared_array<T> array(index_t count = 0) const {
+    return shared_array<T>(at(count), T{}, *arrays_);
+  }
+  /// The end of what the backend was told to do; what it read may be used again.
+  template <class Ctx>
+  void finish(Ctx& ctx) const {
+    synchronize(ctx);
+    arrays_->settle();
   }
   bool drafts() const { return options_.draft_length > 0; }
 
@@ -257,7 +272,7 @@ class speculative_decoder {
 
   template <class Ctx>
   void run_main(Ctx& ctx, const state_type& state, step_rows& rows, attention_form form,
-                const std::vector<std::int32_t>& heads) const {
+                const shared_array<std::int32_t>& heads) const {
     model_.decode(ctx, {.ids = rows.ids(),
                         .tokens = rows.tokens(form),
                         .weights = weights_,
@@ -272,7 +287,7 @@ class speculative_decoder {
   // The MTP module over h_pairs; y gets its state.
   template <class Ctx>
   void run_module(Ctx& ctx, const state_type& state, step_rows& rows, attention_form form,
-                  const std::vector<std::int32_t>& heads) const {
+                  const shared_array<std::int32_t>& heads) const {
     model_.draft(ctx, {.depth = 1,
                        .h = buffers_.h_pairs.rows(0, rows.tokens()),
                        .ids = rows.ids(),
@@ -296,10 +311,10 @@ class speculative_decoder {
   // that take a draft, whose logits come out in this order, and where in y the last pair of each lies.
   template <class Ctx>
   std::vector<index_t> pair(Ctx& ctx, state_type& state, slots which, predict wanted,
-                            std::vector<std::int32_t>* last_pairs = nullptr) {
-    step_rows rows;
+                            shared_array<std::int32_t>* last_pairs = nullptr) {
+    step_rows rows{*arrays_};
     std::vector<index_t> going;
-    std::vector<std::int32_t> source, heads;
+    auto source = array<std::int32_t>(), heads = array<std::int32_t>();
     for (const index_t slot : which) {
       decoding_sequence& s = state[slot];
       const index_t count = s.cached - s.drafted;
@@ -326,8 +341,8 @@ class speculative_decoder {
   template <class Ctx>
   void distribute(Ctx& ctx, const std::vector<prediction>& rows) const {
     const auto count = static_cast<index_t>(rows.size());
-    std::vector<sampling_options> options;
-    std::vector<std::int32_t> seen, seen_offsets{0};
+    auto options = array<sampling_options>();
+    auto seen = array<std::int32_t>(), seen_offsets = array<std::int32_t>(1);
     // An id of a prompt need not be one that may follow.
     const auto may_follow = [this](std::int32_t id) { return id < buffers_.config.vocab; };
     for (const prediction& row : rows) {
@@ -359,8 +374,8 @@ class speculative_decoder {
   template <class Ctx>
   void commit(Ctx& ctx, state_type& state, slots which) {
     std::vector<prediction> rows;
-    std::vector<std::int32_t> drafted, offsets{0}, q_rows;
-    std::vector<std::uint64_t> bits;
+    auto drafted = array<std::int32_t>(), offsets = array<std::int32_t>(1), q_rows = array<std::int32_t>();
+    auto bits = array<std::uint64_t>();
     for (const index_t slot : which) {
       const decoding_sequence& s = state[slot];
       const auto count = static_cast<index_t>(s.drafts.size());
@@ -380,16 +395,17 @@ class speculative_decoder {
     gather::forward(ctx, {.x = buffers_.q, .rows = whole(q_rows), .y = buffers_.q_step.rows(0, packed)});
     gather::forward(
         ctx, {.x = buffers_.q_totals, .rows = whole(q_rows), .y = buffers_.q_step_totals.rows(0, packed)});
-    std::vector<std::int32_t> accepted(which.size()), next(which.size());
+    const auto sequences = static_cast<index_t>(which.size());
+    auto accepted = array<std::int32_t>(sequences), next = array<std::int32_t>(sequences);
     accept(ctx, drafted, offsets, bits, accepted, next);
-    synchronize(ctx);
+    finish(ctx);
     for (std::size_t i = 0; i < which.size(); ++i) take(state, which[i], accepted[i], next[i]);
   }
 
   template <class Ctx>
-  void accept(Ctx& ctx, const std::vector<std::int32_t>& drafted, const std::vector<std::int32_t>& offsets,
-              const std::vector<std::uint64_t>& bits, std::vector<std::int32_t>& accepted,
-              std::vector<std::int32_t>& next) const {
+  void accept(Ctx& ctx, const shared_array<std::int32_t>& drafted, const shared_array<std::int32_t>& offsets,
+              const shared_array<std::uint64_t>& bits, shared_array<std::int32_t>& accepted,
+              shared_array<std::int32_t>& next) const {
     const auto sequences = static_cast<index_t>(next.size()), drafts = static_cast<index_t>(drafted.size());
     op::accept_draft::forward(
         ctx, {.target = buffers_.weights.rows(0, sequences + drafts),
@@ -423,7 +439,7 @@ class speculative_decoder {
   void draw_drafts(Ctx& ctx, state_type& state, slots which) {
     const auto count = static_cast<index_t>(which.size());
     std::vector<prediction> rows;
-    std::vector<std::uint64_t> bits;
+    auto bits = array<std::uint64_t>();
     for (const index_t slot : which) {
       const decoding_sequence& s = state[slot];
       const auto before = static_cast<index_t>(s.drafts.size());
@@ -432,12 +448,12 @@ class speculative_decoder {
       bits.push_back(joined(words.value[0], words.value[1]));
     }
     distribute(ctx, rows);
-    std::vector<std::int32_t> drawn(which.size());
+    auto drawn = array<std::int32_t>(count);
     op::token_distribution<P>::draw(ctx, {.weights = buffers_.weights.rows(0, count),
                                           .totals = buffers_.totals.rows(0, count),
                                           .bits = whole(bits),
                                           .tokens = view{drawn.data(), count}});
-    synchronize(ctx);
+    finish(ctx);
     for (index_t i = 0; i < count; ++i) {  // kept by slot: sequences come and go before the next step
       decoding_sequence& s = state[which[at(i)]];
       const index_t row = which[at(i)] * options_.draft_length + static_cast<index_t>(s.drafts.size());
@@ -453,6 +469,7 @@ class speculative_decoder {
   const model_weights<P>& weights_;
   view<const master<P>, 2> bias_;
   decoder_options options_;
+  std::unique_ptr<pooled_memory> arrays_;
   owned<decoder_buffers<P>> buffers_;
   owned<rope_table<accumulator<P>>> rope_;
   std::vector<index_t> last_;  // where a sequence's tokens begin in h, by slot

@@ -2,6 +2,7 @@
 // The arrays that describe one step over some sequences.
 #pragma once
 
+#include <dsv3/exec/pooled_memory.hpp>
 #include <dsv3/infer/decoding_state.hpp>
 #include <dsv3/layer/cached_tokens.hpp>
 
@@ -15,6 +16,16 @@ namespace dsv3::inline DSV3_ABI {
 /// Collects the tokens of a step, sequence by sequence. The views it gives out live until the next `add`.
 class step_rows {
  public:
+  /// `memory` is reached by host and backend.
+  explicit step_rows(memory_resource& memory)
+      : ids_(memory),
+        positions_(memory),
+        key_positions_(memory),
+        lengths_(memory),
+        table_(memory),
+        offsets_({0}, memory),
+        key_offsets_({0}, memory) {}
+
   /// `ids` become the rows first, first + 1, ... of a sequence whose pages these are.
   void add(const std::vector<std::int32_t>& pages, index_t first, std::span<const std::int32_t> ids) {
     const auto last = static_cast<std::int32_t>(first + static_cast<index_t>(ids.size()));
@@ -49,12 +60,11 @@ class step_rows {
   }
 
  private:
-  static view<const std::int32_t, 1> whole(const std::vector<std::int32_t>& values) {
+  static view<const std::int32_t, 1> whole(const shared_array<std::int32_t>& values) {
     return view<const std::int32_t, 1>{values.data(), static_cast<index_t>(values.size())};
   }
 
-  std::vector<std::int32_t> ids_, positions_, key_positions_, lengths_, table_;
-  std::vector<std::int32_t> offsets_{0}, key_offsets_{0};
+  shared_array<std::int32_t> ids_, positions_, key_positions_, lengths_, table_, offsets_, key_offsets_;
   std::vector<std::vector<std::int32_t>> pages_;
   index_t longest_query_ = 0, longest_key_ = 0;
 };

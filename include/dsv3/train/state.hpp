@@ -7,6 +7,7 @@
 #include <dsv3/train/progress.hpp>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,7 +33,7 @@ struct batch_tokens {
   };
   config_type config;
   view<std::int32_t, 3> ids;        // [micro_batches, rows, length + 1 + mtp_depth]     -1: no token
-  view<std::int32_t, 1> offsets;    // [rows + 1]
+  view<std::int32_t, 1> offsets;    // [rows + 1]                  the same for every step, and so are
   view<std::int32_t, 1> positions;  // [rows * length]
 
   template <class Visit, class... Self>
@@ -48,31 +49,34 @@ struct batch_tokens {
     for (index_t t = 0; t < positions.extent(0); ++t)
       positions(t) = static_cast<std::int32_t>(t % config.step.length);
   }
-
-  /// Micro-batch `index`; the first `live_rows` of its rows count as targets, the others hold -1.
-  token_batch micro_batch(index_t index, index_t live_rows) const {
-    const view<const std::int32_t, 2> rows = ids[index];
-    return {.inputs = rows.columns(0, config.width() - 1),
-            .labels = rows.columns(1, config.width()),
-            .sequence = {.offsets = offsets, .positions = positions, .max_length = config.step.length},
-            .target_counts = std::vector<index_t>(static_cast<std::size_t>(1 + config.mtp_depth),
-                                                  live_rows * config.step.length)};
-  }
 };
 
-/// The few numbers that the host reads after a step.
+/// What the operations of a step pass on to each other besides gradients.
 struct step_numbers {
   struct config_type {
     index_t micro_batches = 1, depths = 1, routers = 0, experts = 0;
   };
   config_type config;
-  view<double, 2> losses;               // [micro_batches, depths + 1]   cross entropy by depth, balance
-  view<double, 1> norm;                 // [3]                           sum of squares, norm, clip factor
+  view<double, 2> losses;  // [micro_batches, depths + 1]   cross entropy by depth, balance
+  view<double, 1> norm;    // [3]                           sum of squares, norm, clip factor
+
+  template <class Visit, class... Self>
+  static void each_field(const config_type& c, Visit&& visit, Self&... self) {
+    visit("losses", shape{c.micro_batches, c.depths + 1}, self.losses...);
+    visit("norm", shape{3}, self.norm...);
+  }
+};
+
+/// The few numbers that the host gives and reads.
+struct reported_numbers {
+  step_numbers::config_type config;
+  view<double, 2> losses;               // [micro_batches, depths + 1]   of step_numbers, at the end of a step
+  view<double, 1> norm;                 // [3]
   view<std::int64_t, 1> target_counts;  // [depths + 1]                  by depth; last: sequences
   view<std::int64_t, 2> load;           // [routers, experts]            assignments of the last step
 
   template <class Visit, class... Self>
-  static void each_field(const config_type& c, Visit&& visit, Self&... self) {
+  static void each_field(const step_numbers::config_type& c, Visit&& visit, Self&... self) {
     visit("losses", shape{c.micro_batches, c.depths + 1}, self.losses...);
     visit("norm", shape{3}, self.norm...);
     visit("target_counts", shape{c.depths + 1}, self.target_counts...);
@@ -152,22 +156,27 @@ struct training_state {
   owned<routing_state<P>> routing;
   owned<model_saved<P>> saved;
   owned<rope_table<accumulator<P>>> rope;
-  owned<batch_tokens> tokens;
-  owned<step_numbers> numbers;
+  owned<batch_tokens> tokens;        // written by the host
+  owned<batch_tokens> placed;        // the same where operations read it
+  owned<step_numbers> numbers;       // written by operations
+  owned<reported_numbers> reported;  // the same where the host reads it, at the end of a step
 
-  training_state(memory_resource& memory, const deepseek_v3<P, L>& model, const step_shape& step)
+  training_state(const memory_sources& memory, const deepseek_v3<P, L>& model, const step_shape& step)
       : shape(step),
-        masters(memory, model.config),
-        gradients(memory, model.config),
-        first_moments(memory, model.config),
-        second_moments(memory, model.config),
-        routing(memory, model.config),
-        saved(memory, model.activation_config(step.rows, step.length, step.rows, step.kept)),
-        rope(memory, typename rope_table<accumulator<P>>::config_type{step.length, model.config.qk_rope}),
-        tokens(memory, batch_tokens::config_type{step, model.config.mtp_depth}),
-        numbers(memory, step_numbers::config_type{step.micro_batches, 1 + model.config.mtp_depth,
-                                                  model.config.routers(), model.config.experts}),
-        own_weights_(memory, detail::own_weight_bytes<P>(model.config)) {
+        masters(memory.work, model.config),
+        gradients(memory.work, model.config),
+        first_moments(memory.work, model.config),
+        second_moments(memory.work, model.config),
+        routing(memory.work, model.config),
+        saved(memory.work, model.activation_config(step.rows, step.length, step.rows, step.kept)),
+        rope(memory.work,
+             typename rope_table<accumulator<P>>::config_type{step.length, model.config.qk_rope}),
+        tokens(memory.shared, batch_tokens::config_type{step, model.config.mtp_depth}),
+        placed(memory.work, tokens.config),
+        numbers(memory.work, step_numbers::config_type{step.micro_batches, 1 + model.config.mtp_depth,
+                                                       model.config.routers(), model.config.experts}),
+        reported(memory.shared, numbers.config),
+        own_weights_(memory.work, detail::own_weight_bytes<P>(model.config)) {
     model_masters<P>& all = masters;
     detail::place_weights<P>(model.config, all, weights, own_weights_.data());
     for_each_field(
@@ -190,7 +199,30 @@ struct training_state {
             {"gradients", gradients.bytes()},
             {"moments", first_moments.bytes() + second_moments.bytes()},
             {"activations", saved.bytes()},
-            {"routing, rope, batch", routing.bytes() + rope.bytes() + tokens.bytes() + numbers.bytes()}};
+            {"routing, rope, batch", routing.bytes() + rope.bytes() + tokens.bytes() + placed.bytes() +
+                                         numbers.bytes() + reported.bytes()}};
+  }
+
+  /// Micro-batch `index` as the host wrote it; the first `live_rows` of its rows count as targets, the others
+  /// hold -1.
+  token_batch micro_batch(index_t index, index_t live_rows) const {
+    const view<const std::int32_t, 2> rows = placed.ids[index];
+    const index_t width = placed.config.width();
+    return {
+        .inputs = rows.columns(0, width - 1),
+        .labels = rows.columns(1, width),
+        .sequence = {.offsets = placed.offsets, .positions = placed.positions, .max_length = shape.length},
+        .target_counts = std::vector<index_t>(static_cast<std::size_t>(1 + placed.config.mtp_depth),
+                                              live_rows * shape.length)};
+  }
+
+  /// All memory that learning changes, in one order for every state of a model: what a copy consists of.
+  std::vector<std::span<std::byte>> learned() const {
+    return {masters.memory(),
+            {own_weights_.data(), own_weights_.bytes()},
+            first_moments.memory(),
+            second_moments.memory(),
+            routing.memory()};
   }
 
  private:
@@ -203,8 +235,9 @@ void prepare_state(Ctx& ctx, training_state<P, L>& state) {
   op::decoupled_rope<P, L::rope>::table(ctx,
                                         {.rope = state.masters.config.attention().rope, .table = state.rope});
   state.tokens.set_sequences();
+  copy(ctx, static_cast<const batch_tokens&>(state.tokens), static_cast<batch_tokens&>(state.placed));
   op::fill<std::int64_t>::constant(ctx, {.y = state.routing.load.flat(), .value = 0});
-  op::fill<std::int64_t>::constant(ctx, {.y = state.numbers.load.flat(), .value = 0});
+  op::fill<std::int64_t>::constant(ctx, {.y = state.reported.load.flat(), .value = 0});
 }
 
 /// Gives forward what the master is.

@@ -59,6 +59,30 @@ struct step_phases {
 
   view<double, 1> number(index_t i) const { return state.numbers.norm.rows(i, i + 1); }
 
+  // What the host wrote, to where operations read it.
+  template <class Ctx>
+  void take_tokens(Ctx& ctx) const {
+    const view<const std::int32_t, 1> ids = state.tokens.ids.flat();
+    op::copy<std::int32_t, std::int32_t>::forward(ctx,
+                                                  {.x = as_row(ids), .y = as_row(state.placed.ids.flat())});
+  }
+
+  // What operations found, to where the host reads it.
+  template <class Ctx>
+  void report_losses(Ctx& ctx) const {
+    op::copy<double, double>::forward(ctx, {.x = state.numbers.losses, .y = state.reported.losses});
+  }
+  template <class Ctx>
+  void report_norm(Ctx& ctx) const {
+    op::copy<double, double>::forward(ctx,
+                                      {.x = as_row(state.numbers.norm), .y = as_row(state.reported.norm)});
+  }
+
+  template <class T>
+  static view<T, 2> as_row(view<T, 1> values) {
+    return view<T, 2>{values.data(), 1, values.size()};
+  }
+
   // Every loss is a mean over the targets of the whole step; the balance loss one over its sequences.
   template <class Ctx>
   void gradients(Ctx& ctx, std::span<const token_batch> batches, const std::vector<index_t>& target_counts,
@@ -137,24 +161,25 @@ struct step_phases {
   // The load of a step is reported and forgotten, whether the step counted or not.
   template <class Ctx>
   void take_load(Ctx& ctx) const {
-    op::copy<std::int64_t, std::int64_t>::forward(ctx, {.x = state.routing.load, .y = state.numbers.load});
+    op::copy<std::int64_t, std::int64_t>::forward(ctx, {.x = state.routing.load, .y = state.reported.load});
     op::fill<std::int64_t>::constant(ctx, {.y = state.routing.load.flat(), .value = 0});
   }
 
   // The first thing that is not finite: the losses, then the gradients in the order of the table of contents.
   template <class Ctx>
   std::string first_bad(Ctx& ctx) const {
-    const index_t depths = state.numbers.config.depths;
+    const index_t depths = state.reported.config.depths;
     for (index_t k = 0; k <= depths; ++k)
-      if (!std::isfinite(state.numbers.sum_of_losses(k)))
+      if (!std::isfinite(state.reported.sum_of_losses(k)))
         return k == 0        ? std::string("the cross entropy")
                : k == depths ? std::string("the balance loss")
                              : "the MTP loss of depth " + std::to_string(k);
     for (const parameter<P>& row : state.parameters) {
       op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
       gradient_norm::accumulate(ctx, {.x = row.g, .sum = number(0)});
+      report_norm(ctx);
       synchronize(ctx);
-      if (!std::isfinite(state.numbers.norm(0))) return "the gradient of " + row.name;
+      if (!std::isfinite(state.reported.norm(0))) return "the gradient of " + row.name;
     }
     return "the norm of all gradients";
   }
@@ -164,7 +189,7 @@ struct step_phases {
 
 /// One step over `batches`, at most state.shape.micro_batches of them. With a loss or a gradient that is not
 /// finite nothing is updated: weights, moments and routing bias stay as they are, the load is dropped, and
-/// the step counts as skipped. The load of the step is in state.numbers.load afterwards. Waits for the
+/// the step counts as skipped. The load of the step is in state.reported.load afterwards. Waits for the
 /// context.
 template <execution_context Ctx, class Communicator, precision P, layout_policy L>
 step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, L>& model,
@@ -174,7 +199,7 @@ step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, 
   if (batches.empty() || static_cast<index_t>(batches.size()) > state.shape.micro_batches)
     raise("train_step: " + std::to_string(batches.size()) + " micro-batches found, expected 1 to " +
           std::to_string(state.shape.micro_batches));
-  const auto counts = state.numbers.target_counts;
+  const auto counts = state.reported.target_counts;
   for (index_t k = 0; k <= depths; ++k) {
     counts(k) = 0;
     for (const token_batch& batch : batches)
@@ -182,21 +207,24 @@ step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, 
           k < depths ? batch.target_counts.at(static_cast<std::size_t>(k)) : batch.sequence.sequences();
   }
   comm.all_reduce(ctx, counts, reduction::sum);
+  const detail::step_phases<P, L, Communicator> phases{comm, model, state, options};
+  phases.take_tokens(ctx);
   op::fill<double>::constant(ctx, {.y = state.numbers.losses.flat(), .value = 0});
   synchronize(ctx);
 
-  const detail::step_phases<P, L, Communicator> phases{comm, model, state, options};
   phases.gradients(ctx, batches, std::vector<index_t>(counts.data(), counts.data() + depths), counts(depths));
   phases.norm(ctx);
+  phases.report_losses(ctx);
+  phases.report_norm(ctx);
   synchronize(ctx);
 
   step_report report;
-  report.ce = state.numbers.sum_of_losses(0);
+  report.ce = state.reported.sum_of_losses(0);
   for (index_t k = 1; k < depths; ++k)
-    report.mtp += state.numbers.sum_of_losses(k) / static_cast<double>(depths - 1);
-  report.balance = state.numbers.sum_of_losses(depths);
+    report.mtp += state.reported.sum_of_losses(k) / static_cast<double>(depths - 1);
+  report.balance = state.reported.sum_of_losses(depths);
   report.loss = report.ce + options.mtp_weight * report.mtp + report.balance;
-  report.grad_norm = state.numbers.norm(1);
+  report.grad_norm = state.reported.norm(1);
 
   training_progress& progress = state.progress;
   report.updated = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
@@ -221,7 +249,10 @@ template <execution_context Ctx, precision P, layout_policy L>
 step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
                      const token_batch& batch, const step_options& options) {
   const index_t depths = 1 + model.config.mtp_depth;
+  const solo alone;
+  const detail::step_phases<P, L, solo> phases{alone, model, state, options};
   const view<double, 1> losses = state.numbers.losses[0];
+  phases.take_tokens(ctx);
   model.forward(ctx, {.batch = batch,
                       .weights = state.weights,
                       .bias = state.routing.bias,
@@ -229,11 +260,13 @@ step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P,
                       .balance = options.balance,
                       .losses = losses,
                       .saved = state.saved});
+  phases.report_losses(ctx);
   synchronize(ctx);
   step_report report;
-  report.ce = losses(0);
-  for (index_t k = 1; k < depths; ++k) report.mtp += losses(k) / static_cast<double>(depths - 1);
-  report.balance = losses(depths);
+  const view<const double, 1> found = state.reported.losses[0];
+  report.ce = found(0);
+  for (index_t k = 1; k < depths; ++k) report.mtp += found(k) / static_cast<double>(depths - 1);
+  report.balance = found(depths);
   report.loss = report.ce + options.mtp_weight * report.mtp + report.balance;
   return report;
 }
@@ -245,11 +278,14 @@ std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, traini
   const step_options options;
   const detail::step_phases<P, L, solo> phases{comm, model, state, options};
   // The data of the batch's views is not read.
-  const token_batch batch = state.tokens.micro_batch(0, state.shape.rows);
+  const token_batch batch = state.micro_batch(0, state.shape.rows);
   return measure(ctx, [&](auto& probe) {
+    phases.take_tokens(probe);
     initialize_tensor(probe, state.parameters.front().name, true, state.parameters.front().p, 1, 0);
     phases.gradients(probe, std::span(&batch, 1), batch.target_counts, state.shape.rows);
     phases.norm(probe);
+    phases.report_losses(probe);
+    phases.report_norm(probe);
     phases.update(probe, 1);
     phases.take_load(probe);
   });
