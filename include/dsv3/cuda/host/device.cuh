@@ -72,9 +72,9 @@ device* device_of(Ctx& ctx) {
 
 /// Where the kernels of a context report; see misuse.
 template <class Ctx>
-misuse misuse_of(Ctx& ctx, const char* sentence) {
+misuse misuse_of(Ctx& ctx, const char* sentence, const char* operation = nullptr) {
   device* gpu = device_of(ctx);
-  return {gpu == nullptr ? nullptr : gpu->report(), sentence};
+  return {gpu == nullptr ? nullptr : gpu->report(), sentence, operation};
 }
 
 }  // namespace cuda

@@ -14,44 +14,49 @@ namespace dsv3::inline DSV3_ABI::cuda {
 
 /// The first breach since the last look. Lies in memory that host and GPU share.
 struct misuse_report {
-  const char* sentence;  // the host's address of a literal with up to three {}
-  long long numbers[3];  // what to put there
-  int stage;             // 0: free, 1: somebody writes, 2: complete
+  const char* operation;  // the host's address of what goes before the sentence with a colon, or null
+  const char* sentence;   // of a literal with up to four {}
+  long long numbers[4];   // what to put there
+  int stage;              // 0: free, 1: somebody writes, 2: complete
 };
 
 /// Where a kernel reports one kind of breach; passed to it by value. Without a device in the context there is
 /// no report, and the kernel traps: nothing goes unseen.
 class misuse {
  public:
-  /// `sentence` must be a literal: "embedding.forward: ids[{}] is {}, expected … below {}".
-  misuse(misuse_report* report, const char* sentence) : report_(report), sentence_(sentence) {}
+  /// `sentence` must be a literal: "embedding.forward: ids[{}] is {}, expected … below {}". Where several
+  /// operations share it, `operation` is the literal of its name.
+  misuse(misuse_report* report, const char* sentence, const char* operation = nullptr)
+      : report_(report), operation_(operation), sentence_(sentence) {}
 
-  __device__ void report(long long first, long long second = 0, long long third = 0) const {
+  __device__ void report(long long first, long long second = 0, long long third = 0,
+                         long long fourth = 0) const {
     if (report_ == nullptr) {
-      printf("dsv3: a kernel was given what its contract excludes: %lld, %lld, %lld\n", first, second, third);
+      printf("dsv3: a kernel was given what its contract excludes: %lld, %lld, %lld, %lld\n", first, second,
+             third, fourth);
       __trap();
     }
     if (atomicCAS_system(&report_->stage, 0, 1) != 0) return;
     volatile misuse_report* to = report_;
-    to->sentence = sentence_;
-    to->numbers[0] = first, to->numbers[1] = second, to->numbers[2] = third;
+    to->operation = operation_, to->sentence = sentence_;
+    to->numbers[0] = first, to->numbers[1] = second, to->numbers[2] = third, to->numbers[3] = fourth;
     __threadfence_system();
     to->stage = 2;
   }
 
  private:
   misuse_report* report_;
-  const char* sentence_;
+  const char *operation_, *sentence_;
 };
 
 /// Raises a complete report and frees its place.
 inline void raise_misuse(misuse_report& report) {
   const volatile misuse_report& seen = report;
   if (seen.stage != 2) return;
-  std::string text;
+  std::string text = seen.operation == nullptr ? "" : std::string(seen.operation) + ": ";
   int next = 0;
   for (const char* at = seen.sentence; *at != 0; ++at)
-    if (at[0] == '{' && at[1] == '}' && next < 3)
+    if (at[0] == '{' && at[1] == '}' && next < 4)
       text += std::to_string(seen.numbers[next++]), ++at;
     else
       text += *at;
