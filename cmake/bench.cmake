@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # bench/<path>_bench.cpp is the executable bench/<path with dots> of the build folder, and the target bench.<that>.
-dsv3_need(benchmark benchmark::benchmark libbenchmark-dev)
-dsv3_need(PCRE2 PCRE2::8BIT libpcre2-dev)
+dsv3_need(benchmark benchmark::benchmark libbenchmark-dev benchmark/benchmark.h benchmark)
+dsv3_need(PCRE2 PCRE2::8BIT libpcre2-dev pcre2.h pcre2-8)
 file(GLOB_RECURSE bench_sources CONFIGURE_DEPENDS bench/*_bench.cpp)
 foreach(source IN LISTS bench_sources)
   dsv3_dotted(name ${source} bench _bench.cpp)

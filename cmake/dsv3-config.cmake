@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
-# find_package(dsv3 CONFIG [COMPONENTS cpu io text]): dsv3::dsv3 always, and a target for each component asked for.
+# find_package(dsv3 CONFIG [COMPONENTS cpu cuda io text]): dsv3::dsv3 always, and a target for each component asked for.
 include(${CMAKE_CURRENT_LIST_DIR}/dsv3-targets.cmake)
 include(CMakeFindDependencyMacro)
+if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.26)  # which knows that nvcc speaks it; before, CMAKE_CUDA_FLAGS says -std=c++20
+  target_compile_features(dsv3::dsv3 INTERFACE cuda_std_20)
+endif()
 
 foreach(component IN LISTS dsv3_FIND_COMPONENTS)
   if(component STREQUAL cpu)
@@ -14,6 +17,12 @@ foreach(component IN LISTS dsv3_FIND_COMPONENTS)
       dsv3_cpu_parts(${DSV3_BLAS} dsv3_cpu_libraries dsv3_cpu_definitions)
       target_link_libraries(dsv3::cpu INTERFACE ${dsv3_cpu_libraries})
       target_compile_definitions(dsv3::cpu INTERFACE ${dsv3_cpu_definitions})
+    endif()
+  elseif(component STREQUAL cuda)
+    find_dependency(CUDAToolkit)
+    if(NOT TARGET dsv3::cuda)
+      include(${CMAKE_CURRENT_LIST_DIR}/dsv3-cuda-targets.cmake)
+      target_link_libraries(dsv3::cuda INTERFACE CUDA::cudart CUDA::cublasLt)
     endif()
   elseif(component MATCHES "^(io|text)$")
     find_dependency(nlohmann_json)
@@ -29,7 +38,7 @@ foreach(component IN LISTS dsv3_FIND_COMPONENTS)
     endif()
   else()
     set(dsv3_FOUND FALSE)
-    set(dsv3_NOT_FOUND_MESSAGE "dsv3 has no component '${component}'; it has cpu, io and text")
+    set(dsv3_NOT_FOUND_MESSAGE "dsv3 has no component '${component}'; it has cpu, cuda, io and text")
     return()
   endif()
   set(dsv3_${component}_FOUND TRUE)

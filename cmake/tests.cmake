@@ -2,26 +2,9 @@
 # tests/<path>_test.cpp is one executable and one CTest entry, tests/<path>_test.sh one CTest entry; both are named by
 # their path with dots, labelled by their first folder, and run in the repository's root. What exits 77 could not run
 # here and is reported as skipped. The target tests.<first folder> builds the executables of that folder.
-dsv3_need(doctest doctest::doctest doctest-dev)
-dsv3_need(nlohmann_json nlohmann_json::nlohmann_json nlohmann-json3-dev)
-dsv3_need(PCRE2 PCRE2::8BIT libpcre2-dev)
-
-set(nvcc "")
-set(cuda_headers "")
-if(NOT DSV3_CUDA STREQUAL OFF)
-  find_program(DSV3_NVCC nvcc PATHS /usr/local/cuda/bin)
-  if(DSV3_NVCC)
-    set(nvcc ${DSV3_NVCC})
-  elseif(DSV3_CUDA STREQUAL ON)
-    message(FATAL_ERROR "DSV3_CUDA is ON and no nvcc was found in PATH or /usr/local/cuda/bin")
-  endif()
-  # The toolkit's headers, for the tests that compare with its host functions.
-  cmake_path(GET nvcc PARENT_PATH cuda_programs)
-  find_path(DSV3_CUDA_HEADERS cuda_fp8.h HINTS ${cuda_programs}/../include /usr/local/cuda/include)
-  if(DSV3_CUDA_HEADERS)
-    set(cuda_headers ${DSV3_CUDA_HEADERS})
-  endif()
-endif()
+dsv3_need(doctest doctest::doctest doctest-dev doctest/doctest.h)
+dsv3_need(nlohmann_json nlohmann_json::nlohmann_json nlohmann-json3-dev nlohmann/json.hpp)
+dsv3_need(PCRE2 PCRE2::8BIT libpcre2-dev pcre2.h pcre2-8)
 
 # Short to compile, assertions alive; the numbers are the same as the programs' up to the order of sums.
 add_library(dsv3_test_options INTERFACE)

@@ -11,7 +11,7 @@ export CXX
 
 # The installed package must not lean on the tree it came from.
 grep -rlF "$DSV3_SOURCE" "$scratch/prefix" && fail "these installed files name the source folder"
-for header in $(cd "$DSV3_SOURCE/include" && find dsv3 -name '*.hpp'); do
+for header in $(cd "$DSV3_SOURCE/include" && find dsv3 \( -name '*.hpp' -o -name '*.cuh' \)); do
   [ -e "$scratch/prefix/include/$header" ] || fail "$header was not installed"
 done
 
@@ -32,7 +32,7 @@ ask() {
   mkdir -p "$scratch/ask"
   printf '%s\n' 'cmake_minimum_required(VERSION 3.25)' 'project(ask LANGUAGES CXX)' \
     "find_package(dsv3 CONFIG REQUIRED $1)" 'file(WRITE ${CMAKE_BINARY_DIR}/unit.cpp "int main() {}")' \
-    'foreach(target IN ITEMS dsv3 cpu io text)' '  if(TARGET dsv3::${target})' \
+    'foreach(target IN ITEMS dsv3 cpu cuda io text)' '  if(TARGET dsv3::${target})' \
     '    message(STATUS "has dsv3::${target}")' '  endif()' 'endforeach()' > "$scratch/ask/CMakeLists.txt"
   rm -rf "$scratch/asked"
   "$CMAKE" -S "$scratch/ask" -B "$scratch/asked" -DCMAKE_PREFIX_PATH="$scratch/prefix" > "$scratch/log" 2>&1
@@ -40,7 +40,10 @@ ask() {
 }
 ask "" "-- has dsv3::dsv3 -- Configuring done"
 ask "COMPONENTS cpu" "-- has dsv3::dsv3 -- has dsv3::cpu -- Configuring done"
+if [ -n "$NVCC" ]; then
+  ask "COMPONENTS cuda" "-- has dsv3::dsv3 -- has dsv3::cuda -- Configuring done"
+fi
 ask "COMPONENTS io" "-- has dsv3::dsv3 -- has dsv3::io -- Configuring done"
 ask "COMPONENTS text" "-- has dsv3::dsv3 -- has dsv3::io -- has dsv3::text -- Configuring done"
-ask "COMPONENTS sound" "dsv3 has no component 'sound'; it has cpu, io and text"
+ask "COMPONENTS sound" "dsv3 has no component 'sound'; it has cpu, cuda, io and text"
 finish

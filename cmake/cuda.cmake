@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+# nvcc for our own programs. AUTO: the tests of the structure try the headers with it where it exists. ON: CUDA is a
+# language of the build, and cmake/gpu.cmake adds what runs on a GPU.
+set(nvcc "")
+set(cuda_headers "")
+if(NOT DSV3_CUDA STREQUAL OFF)
+  find_program(DSV3_NVCC nvcc PATHS /usr/local/cuda/bin)
+  if(DSV3_NVCC)
+    set(nvcc ${DSV3_NVCC})
+  elseif(DSV3_CUDA STREQUAL ON)
+    message(FATAL_ERROR "DSV3_CUDA is ON and no nvcc was found in PATH or /usr/local/cuda/bin")
+  endif()
+  # The toolkit's headers, for the tests that compare with its host functions.
+  cmake_path(GET nvcc PARENT_PATH cuda_programs)
+  find_path(DSV3_CUDA_HEADERS cuda_fp8.h HINTS ${cuda_programs}/../include /usr/local/cuda/include)
+  if(DSV3_CUDA_HEADERS)
+    set(cuda_headers ${DSV3_CUDA_HEADERS})
+  endif()
+endif()
+
+if(DSV3_CUDA STREQUAL ON)
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 90a)
+  endif()
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${nvcc})
+  endif()
+  if(NOT CMAKE_CUDA_RUNTIME_LIBRARY)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+  endif()
+  enable_language(CUDA)
+  if(CMAKE_VERSION VERSION_LESS 3.26)
+    string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")
+  endif()
+  set(CMAKE_CUDA_FLAGS_RELEASE "")  # each target names its own level: nvcc refuses two
+endif()
