@@ -5,4 +5,7 @@
 #include <dsv3/dsv3.hpp>
 
 #include <dsv3/cuda/host/device.cuh>
+#include <dsv3/cuda/loss/cross_entropy.cuh>
 #include <dsv3/cuda/memory/fill.cuh>
+#include <dsv3/cuda/optim/adamw.cuh>
+#include <dsv3/cuda/optim/global_norm.cuh>

@@ -72,6 +72,21 @@ TEST_CASE_TEMPLATE("global_norm adds the squares of every element", Element, dou
   }
 }
 
+TEST_CASE_TEMPLATE("global_norm takes numbers that start anywhere", Element, double, float, bf16) {
+  guarded<Element, 1> x(0, 40001);
+  x.normal(4);
+  for (const index_t first : {1, 2, 3, 4, 8, 39999}) {
+    CAPTURE(first);
+    guarded<double, 1> sum = scalar(0);
+    support::run(2, [&](auto& ctx) {
+      op::global_norm<Element>::accumulate(ctx, {.x = x.get().rows(first, 40001), .sum = sum});
+    });
+    const std::vector<double> all = x.values();
+    const double expected = oracle::square_sum({all.begin() + first, all.end()});
+    CHECK(std::fabs(sum.values()[0] - expected) <= 1e-13 * expected);
+  }
+}
+
 TEST_CASE("global_norm neither overflows nor loses small squares in double") {
   guarded<float, 1> huge(0, 3), tiny(0, 40000);
   huge.fill([](index_t) { return 3e38; });

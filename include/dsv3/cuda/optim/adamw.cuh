@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+// AdamW on the GPU: one pass over the tensor, several neighbouring elements per thread.
+#pragma once
+
+#include <dsv3/cuda/device/vector.cuh>
+#include <dsv3/cuda/host/launch.cuh>
+#include <dsv3/op/optim/adamw.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace dsv3::inline DSV3_ABI {
+
+namespace cuda::detail {
+
+// ---- configuration
+// -----------------------------------------------------------------------------------------------------------
+
+/// What is the same for every element, computed in double and rounded once.
+template <class Number>
+struct adamw_coefficients {
+  Number keep_m, take_m, keep_v, take_v;  // β and 1 - β
+  Number unbias_m, unbias_v;              // 1 / (1 - β^step)
+  Number learning_rate, epsilon, weight_decay;
+
+  adamw_coefficients(const adamw_config& c, double rate, index_t step)
+      : keep_m(Number(c.beta1)),
+        take_m(Number(1 - c.beta1)),
+        keep_v(Number(c.beta2)),
+        take_v(Number(1 - c.beta2)),
+        unbias_m(Number(1 / (1 - std::pow(c.beta1, static_cast<double>(step))))),
+        unbias_v(Number(1 / (1 - std::pow(c.beta2, static_cast<double>(step))))),
+        learning_rate(Number(rate)),
+        epsilon(Number(c.epsilon)),
+        weight_decay(Number(c.weight_decay)) {}
+};
+
+/// The addresses of one tensor's five arrays.
+template <class P, class Weight>
+struct adamw_tensor {
+  const gradient<P>* g;
+  master<P>* p;
+  Weight* w;
+  moment<P>*m, *v;
+
+  /// Elements per thread: the narrowest type fills 16 bytes, the widest no more than a pack.
+  static constexpr std::size_t sizes[] = {sizeof(gradient<P>), sizeof(master<P>), sizeof(Weight),
+                                          sizeof(moment<P>)};
+  static constexpr int width = static_cast<int>(
+      std::min(16 / *std::min_element(sizes, sizes + 4), 32 / *std::max_element(sizes, sizes + 4)));
+};
+
+// ---- kernels
+// -----------------------------------------------------------------------------------------------------------
+
+/// `Width` elements from `at` on. Everything is read before anything is written: w may be p.
+template <int Width, class P, class Weight>
+__device__ __forceinline__ void adamw_update(const adamw_tensor<P, Weight>& t, index_t at,
+                                             const adamw_coefficients<master<P>>& c, master<P> scale) {
+  using number = master<P>;
+  const auto g = load_pack<Width>(t.g + at);
+  auto p = load_pack<Width>(t.p + at);
+  auto m = load_pack<Width>(t.m + at);
+  auto v = load_pack<Width>(t.v + at);
+  pack<Weight, Width> w;
+#pragma unroll
+  for (int i = 0; i < Width; ++i) {
+    const number slope = number(g[i]) * scale;
+    m[i] = moment<P>(c.keep_m * number(m[i]) + c.take_m * slope);
+    v[i] = moment<P>(c.keep_v * number(v[i]) + c.take_v * slope * slope);
+    const number direction = number(m[i]) * c.unbias_m / (sqrt(number(v[i]) * c.unbias_v) + c.epsilon);
+    p[i] -= c.learning_rate * (direction + c.weight_decay * p[i]);
+    w[i] = Weight(p[i]);
+  }
+  store_pack(t.m + at, m);
+  store_pack(t.v + at, v);
+  store_pack(t.p + at, p);
+  store_pack(t.w + at, w);
+}
+
+template <int Width, class P, class Weight>
+__global__ void __launch_bounds__(256)
+    adamw_kernel(adamw_tensor<P, Weight> t, index_t n, const double* clip, adamw_coefficients<master<P>> c) {
+  if (!isfinite(*clip)) return;
+  const master<P> scale(*clip);
+  const index_t step = static_cast<index_t>(gridDim.x) * blockDim.x;
+  const index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (index_t i = first; i < n / Width; i += step) adamw_update<Width>(t, i * Width, c, scale);
+  if (first < n % Width) adamw_update<1>(t, n - n % Width + first, c, scale);
+}
+
+}  // namespace cuda::detail
+
+// ---- launch
+// -----------------------------------------------------------------------------------------------------------
+
+template <class P, class Weight>
+struct implementation<op::adamw<P, Weight>, backend::cuda> {
+  using op_type = op::adamw<P, Weight>;
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const typename op_type::step_args& args) {
+    const cuda::detail::adamw_tensor<P, Weight> t{args.g.data(), args.p.data(), args.w.data(), args.m.data(),
+                                                  args.v.data()};
+    constexpr int width = cuda::detail::adamw_tensor<P, Weight>::width;
+    const bool packs = cuda::takes_packs<width>(t.g, 0) && cuda::takes_packs<width>(t.p, 0) &&
+                       cuda::takes_packs<width>(t.w, 0) && cuda::takes_packs<width>(t.m, 0) &&
+                       cuda::takes_packs<width>(t.v, 0);
+    packs ? launch<width>(ctx, args, t) : launch<1>(ctx, args, t);
+  }
+
+ private:
+  template <int Width, class Ctx>
+  static void launch(Ctx& ctx, const typename op_type::step_args& args,
+                     const cuda::detail::adamw_tensor<P, Weight>& t) {
+    const index_t n = args.g.extent(0);
+    const cuda::detail::adamw_coefficients<master<P>> c(args.config, args.learning_rate, args.step);
+    cuda::launch(op_type::step_args::name, ctx.stream, {.grid = cuda::grid_for(n, 256 * Width)},
+                 cuda::detail::adamw_kernel<Width, P, Weight>, t, n, args.scale.data(), c);
+  }
+};
+
+}  // namespace dsv3::inline DSV3_ABI
