@@ -4,8 +4,8 @@ dsv3_need(nlohmann_json nlohmann_json::nlohmann_json nlohmann-json3-dev nlohmann
 dsv3_need(CLI11 CLI11::CLI11 libcli11-dev CLI/CLI.hpp)
 dsv3_need(PCRE2 PCRE2::8BIT libpcre2-dev pcre2.h pcre2-8)
 
-# Instantiations that several programs share are compiled once.
-# With nvcc, programs have both wings: X_some.cu takes the place of X_none.cpp.
+# Instantiations that several programs share are compiled once. With nvcc, programs have both wings: X_some.cu takes the
+# place of X_none.cpp.
 file(GLOB sources CONFIGURE_DEPENDS examples/*/*.cpp)
 if(DSV3_CUDA STREQUAL ON)
   file(GLOB cuda_sources CONFIGURE_DEPENDS examples/*/*.cu)
@@ -49,6 +49,7 @@ foreach(source IN LISTS program_sources)
     target_link_libraries(dsv3-${name} PRIVATE dsv3_own dsv3::cpu dsv3::text CLI11::CLI11)
     if(DSV3_CUDA STREQUAL ON)
       target_link_libraries(dsv3-${name} PRIVATE dsv3::cuda)
+      target_compile_options(dsv3-${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-O3>)
     endif()
   endif()
   target_sources(dsv3-${name} PRIVATE ${source})
@@ -57,16 +58,3 @@ foreach(source IN LISTS program_sources)
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
   endif()
 endforeach()
-
-# With DSV3_CUDA=ON a program that has CUDA sources is built with them, and told so by DSV3_CUDA=1.
-if(DSV3_CUDA STREQUAL ON)
-  file(GLOB gpu_sources CONFIGURE_DEPENDS examples/*/*.cu)
-  foreach(source IN LISTS gpu_sources)
-    cmake_path(GET source PARENT_PATH folder)
-    cmake_path(GET folder FILENAME name)
-    target_sources(dsv3-${name} PRIVATE ${source})
-    target_compile_definitions(dsv3-${name} PRIVATE DSV3_CUDA=1)
-    target_compile_options(dsv3-${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-O3>)
-    target_link_libraries(dsv3-${name} PRIVATE dsv3::cuda)
-  endforeach()
-endif()

@@ -7,6 +7,7 @@
 #include "state_files.hpp"
 
 #include <support/command_line.hpp>
+#include <support/gpu.hpp>
 
 #include <dsv3/model/config_file.hpp>
 #include <dsv3/model/named_config.hpp>
@@ -103,7 +104,8 @@ flags::flags(CLI::App& app) : app_(app) {
   run(option("--seed", s_.seed, "Decides initial weights, order of the data and samples", whole_number(0)));
   run(option("--threads", s_.threads, "Threads; results depend on their number and on nothing else",
              whole_number(1, 4096)));
-  run(option("--device", device_, "auto, cpu or cuda", one_of({"auto", "cpu", "cuda"})));
+  run(option("--device", device_, "cpu, cuda, or auto: cuda where this program has it and there is a GPU",
+             one_of({"auto", "cpu", "cuda"})));
   run(option(
       "--recompute", recompute_,
       "What backward computes again to save memory: nothing; cheap: norms, up-projections, SwiGLU; blocks: "
@@ -240,8 +242,9 @@ void flags::read_recipe() {
 
 run_settings flags::resolved() {
   using support::usage_error;
-  if (device_ == "cuda")
-    throw usage_error("--device is cuda, this build has no CUDA wing: expected auto or cpu");
+  s_.on_gpu = support::chooses_gpu(device_);
+  if (s_.on_gpu && !shadow_.empty())
+    throw usage_error("--shadow compares on the CPU: expected --device cpu beside it");
   const auto shown = [&] {
     for (const CLI::Option* option : app_.get_options()) {
       if (option->get_lnames().empty() || option->get_group().empty() || option->get_group() == "Options")

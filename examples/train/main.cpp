@@ -3,9 +3,12 @@
 #include "console.hpp"
 #include "expert_summary.hpp"
 #include "flags.hpp"
+#include "gpu_trainer.hpp"
 #include "record.hpp"
 #include "sample_text.hpp"
 #include "state_files.hpp"
+
+#include <support/gpu.hpp>
 
 #include <csignal>
 #include <filesystem>
@@ -25,7 +28,9 @@ void listen_for_signals() {
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
-const trainer_kind& kind_of(const std::string& precision) {
+const trainer_kind& kind_of(const run_settings& settings) {
+  const std::string& precision = settings.precision;
+  if (settings.on_gpu) return gpu_trainer(precision);
   if (precision == "bf16") return bf16_trainer;
   if (precision == "fp8") return fp8_trainer;
   return precision == "fp64" ? fp64_trainer : fp32_trainer;
@@ -58,7 +63,7 @@ void print_plan(const run_settings& settings, const dsv3::training_data& data) {
               static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)));
   std::printf("memory\n");
   std::size_t sum = 0;
-  for (const dsv3::memory_part& part : kind_of(settings.precision).plan(settings)) {
+  for (const dsv3::memory_part& part : kind_of(settings).plan(settings)) {
     std::printf("  %-22s %14.1f MiB\n", part.name.c_str(), mebibytes(part.bytes));
     sum += part.bytes;
   }
@@ -73,7 +78,7 @@ void print_plan(const run_settings& settings, const dsv3::training_data& data) {
 }
 
 int train(const run_settings& settings, const dsv3::training_data& data) {
-  const std::unique_ptr<trainer> run = kind_of(settings.precision).make(settings, data);
+  const std::unique_ptr<trainer> run = kind_of(settings).make(settings, data);
   const std::string remark = settings.resume.empty() ? "" : run->load(settings.resume);
   const dsv3::training_progress& progress = run->progress();
   const index_t first = progress.step;
@@ -146,9 +151,11 @@ int begin(const run_settings& settings, const dsv3::training_data& data) {
     print_plan(settings, data);
     return 0;
   }
-  std::printf("%s, %lld parameters, %s, %d threads; %s; writes to %s\n", settings.model_name.c_str(),
+  const std::string where =
+      settings.on_gpu ? support::described_gpu() : std::to_string(settings.threads) + " threads";
+  std::printf("%s, %lld parameters, %s, %s; %s; writes to %s\n", settings.model_name.c_str(),
               static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)),
-              settings.precision.c_str(), settings.threads, data.description().c_str(), settings.out.c_str());
+              settings.precision.c_str(), where.c_str(), data.description().c_str(), settings.out.c_str());
   std::fflush(stdout);
   return train(settings, data);
 }

@@ -31,6 +31,7 @@ struct run_settings {
   dsv3::step_shape shape{.rows = 16, .length = 128};
   std::uint64_t seed = 1;
   std::string precision = "fp32";
+  bool on_gpu = false;
   int threads = 1;
 
   dsv3::training_schedule schedule;

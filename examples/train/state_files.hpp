@@ -10,7 +10,7 @@
 
 namespace dsv3_train {
 
-/// Rows of experts lie without padding between them: what loops on a CPU want.
+/// Of the states that files are written from and read into; see support::cpu_place.
 using layout = dsv3::compact_layout;
 
 bool holds_checkpoint(const std::string& run);

@@ -4,7 +4,6 @@
 
 #include "trainer.hpp"
 
-#include <dsv3/cpu.hpp>
 #include <dsv3/infer/generate.hpp>
 #include <dsv3/text/tokenizer.hpp>
 
@@ -17,22 +16,24 @@
 namespace dsv3_train {
 
 /// Weights and bias are read at every step and must outlive the decoder.
-template <dsv3::precision P, dsv3::layout_policy L>
+template <dsv3::precision P, class Place>
 class text_decoder {
+  using layout = typename Place::layout;
+
  public:
-  text_decoder(dsv3::memory_resource& memory, const run_settings& settings,
-               const dsv3::model_weights<P>& weights, dsv3::view<const dsv3::master<P>, 2> bias)
-      : ctx_{.threads = settings.threads},
-        state_(memory, state_config(settings)),
-        decoder_(ctx_, memory, settings.model, weights, bias, state_.config(), options(settings)) {
-    ctx_.scratch = dsv3::scratch_arena{memory, decoder_.scratch_bytes(ctx_, state_)};
+  text_decoder(Place& place, const run_settings& settings, const dsv3::model_weights<P>& weights,
+               dsv3::view<const dsv3::master<P>, 2> bias)
+      : ctx_(place.make_context()),
+        state_(place.memory().work, state_config(settings)),
+        decoder_(ctx_, place.memory(), settings.model, weights, bias, state_.config(), options(settings)) {
+    ctx_.scratch = dsv3::scratch_arena{place.memory().work, decoder_.scratch_bytes(ctx_, state_)};
   }
 
   /// Answers of up to `count` tokens to each prompt, drawn at temperature 1: greedy ones of a small model
   /// soon go in circles, where drafts say little.
   draft_record drafts(const std::vector<std::vector<std::int32_t>>& prompts, index_t count) {
     const dsv3::draft_counts before = decoder_.counts();
-    dsv3::generator<P, L> work{state_, decoder_};
+    dsv3::generator<P, layout> work{state_, decoder_};
     for (const auto& prompt : prompts)
       work.add({.prompt = prompt, .stop = {.max_tokens = count}, .sampling = {.temperature = 1}});
     while (work.busy()) work.step(ctx_);
@@ -43,7 +44,7 @@ class text_decoder {
   text_sample sample(const dsv3::tokenizer& words, const std::string& prompt, index_t bytes,
                      double temperature, std::uint64_t seed) {
     const dsv3::draft_counts before = decoder_.counts();
-    dsv3::generator<P, L> work{state_, decoder_};
+    dsv3::generator<P, layout> work{state_, decoder_};
     const index_t request = work.add({.prompt = words.encode(prompt, {.frame = true}),
                                       .stop = {.end_ids = {state_.config().model.eos_id}},
                                       .sampling = {.temperature = temperature},
@@ -84,9 +85,9 @@ class text_decoder {
             .vocab = settings.source.tokenizer.words.vocab()};
   }
 
-  dsv3::cpu_context<> ctx_;
-  dsv3::decoding_state<P, L> state_;
-  dsv3::speculative_decoder<P, L> decoder_;
+  typename Place::context ctx_;
+  dsv3::decoding_state<P, layout> state_;
+  dsv3::speculative_decoder<P, layout> decoder_;
 };
 
 }  // namespace dsv3_train

@@ -2,13 +2,13 @@
 // The trainer of one precision; included by one source file for each.
 #pragma once
 
+#include "cpu_place.hpp"
+#include "operand_watch.hpp"
 #include "shadow.hpp"
 #include "state_files.hpp"
 #include "text_decoder.hpp"
 #include "trainer.hpp"
-#include "operand_watch.hpp"
 
-#include <dsv3/cpu.hpp>
 #include <dsv3/exec/counting_memory.hpp>
 
 #include <chrono>
@@ -19,24 +19,27 @@
 
 namespace dsv3_train {
 
-template <dsv3::precision P>
+template <dsv3::precision P, class Place = cpu_place>
 class trainer_of final : public trainer {
-  using model_type = dsv3::deepseek_v3<P, layout>;
-  using state_type = dsv3::training_state<P, layout>;
+  using model_type = dsv3::deepseek_v3<P, typename Place::layout>;
+  using state_type = dsv3::training_state<P, typename Place::layout>;
+  // Steps that are watched, or made in BF16 beside, are made on the CPU.
+  static constexpr bool watches = dsv3::tilewise<P> && std::is_same_v<Place, cpu_place>;
 
  public:
   trainer_of(const run_settings& settings, const dsv3::training_data& data)
       : settings_(settings),
+        place_(settings.threads),
         model_{settings.model},
-        state_(memory_, model_, settings.shape),
+        state_(place_.memory(), model_, settings.shape),
         training_(data.training(), settings.shape.length, ahead(), settings.seed),
         held_out_(data.held_out(), settings.shape.length, ahead(), settings.seed, dsv3::row_order::as_given),
-        data_sum_(data.sum()) {
+        data_sum_(data.sum()),
+        ctx_(place_.make_context()) {
     if (training_.rows() == 0)
       dsv3::raise("data: " + std::to_string(training_.tokens()) + " tokens of training text, one row needs " +
                   std::to_string(settings.shape.length + ahead()) + ": give more text or a smaller --seq");
-    ctx_.threads = settings.threads;
-    ctx_.scratch = dsv3::scratch_arena{memory_, dsv3::scratch_bytes(ctx_, model_, state_)};
+    ctx_.scratch = dsv3::scratch_arena{place_.memory().work, dsv3::scratch_bytes(ctx_, model_, state_)};
     dsv3::initialize_state(ctx_, state_, settings.seed);
     state_.progress.data_sum = data_sum_;
     state_.progress.tokenizer_sum = settings.source.tokenizer.sum;
@@ -51,7 +54,7 @@ class trainer_of final : public trainer {
     const model_type model{settings.model};
     state_type state{imagined, model, settings.shape};
     std::vector<dsv3::memory_part> parts = state.parts();
-    const dsv3::cpu_context<> ctx{.threads = settings.threads};
+    const auto ctx = Place::plan_context(settings.threads);
     parts.push_back({"scratch", dsv3::scratch_bytes(ctx, model, state)});
     return parts;
   }
@@ -76,11 +79,11 @@ class trainer_of final : public trainer {
       batches.push_back(state_.micro_batch(m, rows));
     }
     step_record record;
-    if constexpr (dsv3::tilewise<P>)
+    if constexpr (watches)
       if (settings_.shadow_every > 0 && (done.step + 1) % settings_.shadow_every == 0)
         record.shadow = beside(batches);
     record.report = dsv3::train_step(ctx_, communicator_, model_, state_, batches, options_);
-    if constexpr (dsv3::tilewise<P>)
+    if constexpr (watches)
       if (!record.report.updated) {
         const std::string first = watched(batches).first_not_finite();
         if (!first.empty()) record.report.bad = "a number quantised for " + first;
@@ -124,11 +127,14 @@ class trainer_of final : public trainer {
   }
 
   void save() override {
-    save_state(settings_.out, state_, settings_.checkpoints_kept, settings_.source.tokenizer.json);
+    place_.bring(ctx_, state_);
+    save_state(settings_.out, place_.filed(state_), settings_.checkpoints_kept,
+               settings_.source.tokenizer.json);
   }
 
   std::string load(const std::string& path) override {
-    const std::string loaded = load_state(path, state_);
+    const std::string loaded = load_state(path, place_.filed(state_));
+    place_.send(ctx_, state_);
     const dsv3::training_progress& found = state_.progress;
     if (found.tokenizer_sum != settings_.source.tokenizer.sum)
       dsv3::raise(path + ": the checkpoint was trained with " +
@@ -156,10 +162,10 @@ class trainer_of final : public trainer {
  private:
   index_t ahead() const { return 1 + settings_.model.mtp_depth; }
 
-  dsv3::quantizer_log watched(std::span<const dsv3::token_batch> batches) requires dsv3::tilewise<P> {
+  dsv3::quantizer_log watched(std::span<const dsv3::token_batch> batches) requires watches {
     return watch_gradients(ctx_.scratch, ctx_.threads, model_, state_, batches, options_);
   }
-  shadow_record beside(std::span<const dsv3::token_batch> batches) requires dsv3::tilewise<P> {
+  shadow_record beside(std::span<const dsv3::token_batch> batches) requires watches {
     if (!shadow_) shadow_ = make_bf16_shadow(settings_);
     std::vector<dsv3::view<const float, 1>> masters;
     for (const dsv3::parameter<P>& row : state_.parameters) masters.push_back(row.p);
@@ -180,8 +186,8 @@ class trainer_of final : public trainer {
   }
 
   // Made when it is first needed: not every run evaluates or samples.
-  text_decoder<P, layout>& decoder() {
-    if (!decoder_) decoder_.emplace(memory_, settings_, state_.weights, state_.routing.bias);
+  text_decoder<P, Place>& decoder() {
+    if (!decoder_) decoder_.emplace(place_, settings_, state_.weights, state_.routing.bias);
     return *decoder_;
   }
 
@@ -205,13 +211,13 @@ class trainer_of final : public trainer {
   }
 
   run_settings settings_;
-  dsv3::host_memory memory_;
+  Place place_;
   model_type model_;
   state_type state_;
   dsv3::row_reader training_, held_out_;
   std::uint32_t data_sum_;
-  dsv3::cpu_context<> ctx_;
-  std::optional<text_decoder<P, layout>> decoder_;
+  typename Place::context ctx_;
+  std::optional<text_decoder<P, Place>> decoder_;
   std::unique_ptr<shadow> shadow_;
   dsv3::solo communicator_;
   dsv3::step_options options_;

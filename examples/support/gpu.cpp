@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+#include "gpu.hpp"
+
+#include "command_line.hpp"
+
+bool support::chooses_gpu(const std::string& device) {
+  if (device == "cpu") return false;
+  const std::string reason = why_no_gpu();
+  if (device == "cuda" && !reason.empty()) throw usage_error("--device is cuda: " + reason);
+  return reason.empty();
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+// The trainers for GPUs, of programs that were built with them.
+#pragma once
+
+#include "trainer.hpp"
+
+#include <string>
+
+namespace dsv3_train {
+
+/// Of this machine's first GPU. Raises where support::why_no_gpu() has a reason.
+const trainer_kind& gpu_trainer(const std::string& precision);
+
+}  // namespace dsv3_train

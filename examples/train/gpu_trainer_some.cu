@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+// A program that was built with nvcc. In single and double precision Hopper has no kernels of its own.
+#include "gpu_trainer.hpp"
+
+#include <support/gpu.hpp>
+
+namespace dsv3_train {
+
+extern const trainer_kind fp32_gpu_trainer, bf16_gpu_trainer, fp8_gpu_trainer, fp64_gpu_trainer,
+    bf16_hopper_trainer, fp8_hopper_trainer;
+
+const trainer_kind& gpu_trainer(const std::string& precision) {
+  const bool hopper = support::runs_hopper();
+  if (precision == "bf16") return hopper ? bf16_hopper_trainer : bf16_gpu_trainer;
+  if (precision == "fp8") return hopper ? fp8_hopper_trainer : fp8_gpu_trainer;
+  return precision == "fp64" ? fp64_gpu_trainer : fp32_gpu_trainer;
+}
+
+}  // namespace dsv3_train
