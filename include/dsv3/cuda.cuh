@@ -4,6 +4,7 @@
 
 #include <dsv3/dsv3.hpp>
 
+#include <dsv3/cuda/expert/permute.cuh>
 #include <dsv3/cuda/host/device.cuh>
 #include <dsv3/cuda/loss/cross_entropy.cuh>
 #include <dsv3/cuda/memory/fill.cuh>
