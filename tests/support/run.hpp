@@ -28,9 +28,15 @@ inline auto context(int) {
   return ctx;
 }
 using scratch_memory = dsv3::cuda::device_memory;
+/// For bundles that tests look into and operations work on: what `new` gives out, a cache line's multiple.
+class reachable_memory final : public dsv3::memory_resource {
+  void* obtain(std::size_t bytes) override { return ::operator new(bytes); }
+  void give_back(void* block, std::size_t) noexcept override { ::operator delete(block); }
+};
 #else
 inline auto context(int threads) { return dsv3::cpu_context<>{.threads = threads}; }
 using scratch_memory = dsv3::host_memory;
+using reachable_memory = dsv3::host_memory;
 #endif
 
 /// work(ctx) on `threads` threads with exactly the scratch bytes that measure() finds for it, until it is
