@@ -6,6 +6,9 @@
 
 #include <dsv3/cuda/expert/permute.cuh>
 #include <dsv3/cuda/host/device.cuh>
+#include <dsv3/cuda/linear/batched_gemm.cuh>
+#include <dsv3/cuda/linear/gemm.cuh>
+#include <dsv3/cuda/linear/grouped_gemm.cuh>
 #include <dsv3/cuda/loss/cross_entropy.cuh>
 #include <dsv3/cuda/memory/fill.cuh>
 #include <dsv3/cuda/optim/adamw.cuh>

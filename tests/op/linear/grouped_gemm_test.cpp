@@ -128,7 +128,8 @@ TEST_CASE_TEMPLATE("grouped_gemm agrees with the oracle", P, fp64_reference, fp3
     index_t in, out;
   };
   for (const expert_case& experts : expert_cases())
-    for (const widths width : {widths{1, 1}, widths{7, 5}, widths{64, 48}, widths{290, 131}})
+    for (const widths width :
+         {widths{1, 1}, widths{7, 5}, widths{64, 48}, widths{136, 264}, widths{290, 131}})
       for (const int threads : {1, 2, 3}) {
         CAPTURE(experts.name);
         CAPTURE(width.in);
@@ -221,8 +222,8 @@ TEST_CASE_TEMPLATE("grouped_gemm gives each of a few rows the same bits whicheve
       for (index_t r = 0; r < together.counts[static_cast<std::size_t>(expert)]; ++r) {
         const index_t row = together.offsets[static_cast<std::size_t>(expert)] + r;
         guarded<activation<P>> y(0, 1, 83);
-        const std::int32_t starts[] = {0, 1}, one[] = {1};
-        const view<const std::int32_t, 1> offsets{starts, 2}, counts{one, 1};
+        const std::vector<std::int32_t> starts{0, 1}, one{1};
+        const view<const std::int32_t, 1> offsets{starts.data(), 2}, counts{one.data(), 1};
         support::run(1, [&](auto& ctx) {
           fixture<P>::op::forward(ctx, {.x = {together.x.get().rows(row, row + 1), offsets, counts},
                                         .w = together.w.get().rows(expert, expert + 1),

@@ -95,6 +95,10 @@ __device__ __forceinline__ void copy_async(std::uint32_t to, const void* from, b
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0)
                : "memory");
 }
+/// The same with the first `bytes` of them, 0 to 16; zeros follow.
+__device__ __forceinline__ void copy_async_part(std::uint32_t to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
 /// Closes the group of copies begun since the last call.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `Pending` of this thread's groups are under way. Others see them after a barrier.

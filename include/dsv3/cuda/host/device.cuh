@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
-// One GPU, and what a program keeps for it: what it is, and where its kernels report misuse.
+// One GPU, and what a program keeps for it: what it is, the plans of products, and where its kernels report
+// misuse.
 #pragma once
 
 #include <dsv3/cuda/host/memory.cuh>
 #include <dsv3/cuda/host/misuse.cuh>
+#include <dsv3/cuda/host/product_plans.cuh>
 #include <dsv3/exec/cuda_context.hpp>
 
 #include <cstring>
+#include <optional>
 #include <string>
 
 namespace dsv3::inline DSV3_ABI {
@@ -38,6 +41,7 @@ class device {
             ", 8.0 or later is needed");
     report_ = memory_block(shared_, sizeof(misuse_report));
     std::memset(report_.data(), 0, sizeof(misuse_report));
+    products_.emplace();
   }
   device(const device&) = delete;
   device& operator=(const device&) = delete;
@@ -51,6 +55,9 @@ class device {
   /// Whether the bodies of backend::hopper run here.
   bool is_hopper() const { return architecture() == 90; }
 
+  /// The library's products and their algorithms.
+  product_plans& products() { return *products_; }
+
   misuse_report* report() { return reinterpret_cast<misuse_report*>(report_.data()); }
 
  private:
@@ -62,6 +69,7 @@ class device {
   cudaDeviceProp properties_ = {};
   shared_memory shared_;
   memory_block report_;
+  std::optional<product_plans> products_;  // made when there is a GPU
 };
 
 /// The device of a context, null where it has none.
