@@ -4,6 +4,8 @@
 
 #include <dsv3/dsv3.hpp>
 
+#include <dsv3/cuda/attention/latent_cache.cuh>
+#include <dsv3/cuda/attention/mla_decode.cuh>
 #include <dsv3/cuda/expert/permute.cuh>
 #include <dsv3/cuda/host/device.cuh>
 #include <dsv3/cuda/linear/batched_gemm.cuh>

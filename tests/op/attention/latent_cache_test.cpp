@@ -142,6 +142,7 @@ TEST_CASE("rows of a sequence appended one by one are those appended at once") {
   CHECK(one_by_one.pages.same_bits(at_once.pages));
 }
 
+#if !defined(DSV3_TEST_BACKEND)  // a GPU does not reach such addresses
 TEST_CASE("pages more than 2^31 elements into the pool") {
   constexpr index_t far = index_t{1} << 28, pool_pages = 24;
   pool<fp32> held;
@@ -163,14 +164,16 @@ TEST_CASE("pages more than 2^31 elements into the pool") {
   CHECK(to.k_rope.same_bits(from.k_rope));
 }
 
+#endif
+
 TEST_CASE("numbers that point nowhere are refused") {
-  cpu_context ctx{};
+  auto ctx = support::context(1);
   const auto appending = [&](auto&& spoil) {
     pool<fp32> held;
     pool<fp32>::packed from({1, 0, 1, 5});
     auto args = held.append(from);
     spoil(held, from, args);
-    return support::raised([&] { op::latent_cache<fp32>::append(ctx, args); });
+    return support::raised([&] { op::latent_cache<fp32>::append(ctx, args), synchronize(ctx); });
   };
   CHECK(appending([](auto&, auto&, auto&) {}) == "");
   CHECK(appending([](auto& held, auto&, auto&) { held.lengths.get()(3) = 4; }) ==
@@ -183,7 +186,7 @@ TEST_CASE("numbers that point nowhere are refused") {
         "latent_cache.append: the sequences end at token 6, there are 7 tokens");
   pool<fp32> held;
   pool<fp32>::packed to({130, 1, 0, 0});
-  CHECK(support::raised([&] { op::latent_cache<fp32>::gather(ctx, held.gather(to)); }) ==
+  CHECK(support::raised([&] { op::latent_cache<fp32>::gather(ctx, held.gather(to)), synchronize(ctx); }) ==
         "latent_cache.gather: sequence 1 has 1 tokens, its part of the cache has 0 rows");
 }
 

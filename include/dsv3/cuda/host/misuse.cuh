@@ -29,22 +29,29 @@ class misuse {
   misuse(misuse_report* report, const char* sentence, const char* operation = nullptr)
       : report_(report), operation_(operation), sentence_(sentence) {}
 
-  __device__ void report(long long first, long long second = 0, long long third = 0,
-                         long long fourth = 0) const {
-    if (report_ == nullptr) {
+  __device__ __forceinline__ void report(long long first, long long second = 0, long long third = 0,
+                                         long long fourth = 0) const {
+    write(report_, operation_, sentence_, first, second, third, fourth);
+  }
+
+ private:
+  // Not inlined, so that kernels need neither its registers nor its stack.
+  static __device__ __noinline__ void write(misuse_report* report, const char* operation,
+                                            const char* sentence, long long first, long long second,
+                                            long long third, long long fourth) {
+    if (report == nullptr) {
       printf("dsv3: a kernel was given what its contract excludes: %lld, %lld, %lld, %lld\n", first, second,
              third, fourth);
       __trap();
     }
-    if (atomicCAS_system(&report_->stage, 0, 1) != 0) return;
-    volatile misuse_report* to = report_;
-    to->operation = operation_, to->sentence = sentence_;
+    if (atomicCAS_system(&report->stage, 0, 1) != 0) return;
+    volatile misuse_report* to = report;
+    to->operation = operation, to->sentence = sentence;
     to->numbers[0] = first, to->numbers[1] = second, to->numbers[2] = third, to->numbers[3] = fourth;
     __threadfence_system();
     to->stage = 2;
   }
 
- private:
   misuse_report* report_;
   const char *operation_, *sentence_;
 };
