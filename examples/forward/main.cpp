@@ -5,6 +5,7 @@
 
 #include <support/command_line.hpp>
 #include <support/flag_checks.hpp>
+#include <support/gpu.hpp>
 
 #include <algorithm>
 #include <string>
@@ -13,7 +14,7 @@
 int main(int argc, char** argv) {
   CLI::App app{"Runs a model over given tokens and writes what comes out.", "dsv3-forward"};
   forward::request asked;
-  std::string precision = dsv3::fp32::name;
+  std::string device = "auto", precision = dsv3::fp32::name;
   bool backward = false;
   asked.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   app.add_option("--model", asked.model,
@@ -31,10 +32,14 @@ int main(int argc, char** argv) {
   app.add_option("--precision", precision, "fp32, bf16 or fp64")
       ->check(support::one_of({"fp32", "bf16", "fp64"}))
       ->capture_default_str();
+  app.add_option("--device", device, "cpu, cuda, or auto: cuda where this program has it and there is a GPU")
+      ->check(support::one_of({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   app.add_option("--threads", asked.threads, "results depend on it")
       ->check(support::whole_number(1, 4096))
       ->capture_default_str();
   return support::run_program(app, argc, argv, [&] {
+    asked.on_gpu = support::chooses_gpu(device);
     if (backward) asked.wanted = forward::gradients::all;
     if (precision == dsv3::fp32::name)
       forward::run<dsv3::fp32>(asked);

@@ -16,11 +16,18 @@ struct request {
   std::string out;    // safetensors file to write
   gradients wanted = gradients::none;
   double mtp_weight = 0;  // what the mean of the MTP losses counts in the gradient
+  bool on_gpu = false;
   int threads = 1;
 };
 
 /// Runs the model over the ids and writes logits, losses, hidden states and gradients, all as F32.
 template <dsv3::precision P>
-void run(const request& asked);
+void run_on_cpu(const request& asked);
+template <dsv3::precision P>
+void run_on_gpu(const request& asked);
+template <dsv3::precision P>
+void run(const request& asked) {
+  asked.on_gpu ? run_on_gpu<P>(asked) : run_on_cpu<P>(asked);
+}
 
 }  // namespace forward

@@ -4,9 +4,10 @@
 
 #include "request.hpp"
 
-#include <dsv3/cpu.hpp>
+#include <dsv3/exec/pooled_memory.hpp>
 #include <dsv3/io/safetensors.hpp>
 #include <dsv3/model/checkpoint.hpp>
+#include <dsv3/model/deepseek_v3.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -22,7 +23,9 @@ using namespace dsv3;
 /// labels one further on.
 class token_rows {
  public:
-  token_rows(const std::string& path, const model_config& config) : depth_(config.mtp_depth) {
+  /// `memory` is where operations read them.
+  token_rows(const std::string& path, const model_config& config, memory_resource& memory)
+      : depth_(config.mtp_depth), inputs_(memory), labels_(memory), offsets_(memory), positions_(memory) {
     const safetensors_file file{path};
     const tensor_values<std::int64_t, 2> found{file.tensor("input_ids")};
     const view<const std::int64_t, 2> ids = found.values();
@@ -64,7 +67,7 @@ class token_rows {
   index_t width() const { return length_ + depth_; }
 
   index_t depth_, rows_ = 0, length_ = 0;
-  std::vector<std::int32_t> inputs_, labels_, offsets_, positions_;
+  shared_array<std::int32_t> inputs_, labels_, offsets_, positions_;
 };
 
 /// Collects what came out and writes it, converted to F32.
@@ -104,22 +107,26 @@ class result_file {
   std::vector<std::function<void()>> parts_;
 };
 
-template <precision P>
-void run(const request& asked) {
-  using layout = compact_layout;
+template <precision P, class Place>
+void run_at(const request& asked) {
+  using layout = typename Place::layout;
   checkpoint_reader reader{asked.model};
   const model_config& config = reader.config();
   if (config.scoring != router_scoring::sigmoid)
     raise(asked.model +
           "/config.json: scoring_func is softmax, expected sigmoid: softmax routers can be planned, "
           "not run");
-  const token_rows tokens{asked.ids, config};
+  Place place{asked.threads};
+  auto ctx = place.make_context();
+  memory_resource &memory = place.memory().work, &shared = place.memory().shared;
+  const token_rows tokens{asked.ids, config, shared};
   const deepseek_v3<P, layout> model{config};
 
-  host_memory memory;
-  owned<model_weights<P>> weights{memory, config};
-  owned<routing_state<P>> routing{memory, config};
+  owned<model_weights<P>> weights{place.host(), config};
+  owned<routing_state<P>> routing{place.host(), config};
   reader.read(weights, routing.bias, layout::rope);
+  weights = place.placed(ctx, std::move(weights));
+  routing = place.placed(ctx, std::move(routing));
   owned<rope_table<accumulator<P>>> rope{
       memory, typename rope_table<accumulator<P>>::config_type{tokens.length(), config.qk_rope}};
   owned<model_saved<P>> saved{
@@ -127,10 +134,9 @@ void run(const request& asked) {
   owned<model_gradients<P>> gradients;
   const bool backward = asked.wanted == gradients::all;
   if (backward) gradients = owned<model_gradients<P>>{memory, config};
-  std::vector<double> losses(static_cast<std::size_t>(2 + config.mtp_depth));
+  shared_array<double> losses(static_cast<std::size_t>(2 + config.mtp_depth), 0.0, shared);
   const token_batch batch = tokens.batch();
 
-  cpu_context<> ctx{.threads = asked.threads};
   const auto work = [&](auto& at) {
     op::decoupled_rope<P, layout::rope>::table(at, {.rope = config.rope, .table = rope});
     model.forward(at, {.batch = batch,
@@ -151,6 +157,9 @@ void run(const request& asked) {
   };
   ctx.scratch = scratch_arena{memory, measure(ctx, work)};
   work(ctx);
+  synchronize(ctx);
+  saved = place.fetched(ctx, std::move(saved));
+  gradients = place.fetched(ctx, std::move(gradients));
 
   result_file out{asked.out};
   const index_t rows = tokens.rows(), length = tokens.length();

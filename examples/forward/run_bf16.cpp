@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "run.hpp"
 
-template void forward::run<dsv3::bf16_mixed>(const forward::request&);
+#include <support/cpu_place.hpp>
+
+template <>
+void forward::run_on_cpu<dsv3::bf16_mixed>(const request& asked) {
+  run_at<dsv3::bf16_mixed, support::cpu_place>(asked);
+}

@@ -4,6 +4,7 @@
 
 #include <support/command_line.hpp>
 #include <support/flag_checks.hpp>
+#include <support/gpu.hpp>
 
 #include <dsv3/io/file.hpp>
 
@@ -30,7 +31,7 @@ int main(int argc, char** argv) {
                "dsv3-generate"};
   generate::request asked;
   std::vector<std::string> prompts, files;
-  std::string precision = dsv3::fp32::name, form = "by-cost", cache = "plain";
+  std::string device = "auto", precision = dsv3::fp32::name, form = "by-cost", cache = "plain";
   bool json = false;
   asked.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const auto sampling = &asked.sampling;
@@ -94,6 +95,9 @@ int main(int argc, char** argv) {
   app.add_option("--precision", precision, "fp32, bf16 or fp64")
       ->check(support::one_of({"fp32", "bf16", "fp64"}))
       ->capture_default_str();
+  app.add_option("--device", device, "cpu, cuda, or auto: cuda where this program has it and there is a GPU")
+      ->check(support::one_of({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   app.add_option("--threads", asked.threads, "of the processor")
       ->check(support::whole_number(1, 4096))
       ->capture_default_str();
@@ -104,6 +108,7 @@ int main(int argc, char** argv) {
   app.add_flag("--json", json, "a line of JSON for every piece, and one for every answer with its tokens");
 
   return support::run_program(app, argc, argv, [&] {
+    asked.on_gpu = support::chooses_gpu(device);
     if (json) asked.form = generate::output::json;
     asked.fp8_cache = cache == "fp8";
     if (form == "absorbed") asked.prefill_form = dsv3::attention_form::absorbed;

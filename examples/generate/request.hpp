@@ -35,11 +35,18 @@ struct request {
   bool echo = false;              // print the prompt before the answer
   bool stream = true;             // print what there is, as it comes
   output form = output::text;
+  bool on_gpu = false;
   int threads = 1;
 };
 
 /// Answers the prompts: text to standard output, figures to standard error.
 template <dsv3::precision P>
-void run(const request& asked);
+void run_on_cpu(const request& asked);
+template <dsv3::precision P>
+void run_on_gpu(const request& asked);
+template <dsv3::precision P>
+void run(const request& asked) {
+  asked.on_gpu ? run_on_gpu<P>(asked) : run_on_cpu<P>(asked);
+}
 
 }  // namespace generate

@@ -7,7 +7,6 @@
 
 #include <support/command_line.hpp>
 
-#include <dsv3/cpu.hpp>
 #include <dsv3/infer/generate.hpp>
 #include <dsv3/model/checkpoint.hpp>
 #include <dsv3/text/tokenizer.hpp>
@@ -68,7 +67,7 @@ inline status check(const model_config& config, const std::vector<std::vector<st
   return {};
 }
 
-template <precision P, layout_policy layout>
+template <precision P, class Place, layout_policy layout>
 void answer(const request& asked) {
   checkpoint_reader reader{asked.model};
   model_config config = reader.config();
@@ -83,10 +82,14 @@ void answer(const request& asked) {
   demand(check(config, prompts));
   if (asked.draft == 0) config.mtp_depth = 0;  // its weights are not needed
 
-  host_memory memory;
-  owned<model_weights<P>> weights{memory, config};
-  owned<routing_state<P>> routing{memory, config};
+  Place place{asked.threads};
+  auto ctx = place.make_context();
+  memory_resource& memory = place.memory().work;
+  owned<model_weights<P>> weights{place.host(), config};
+  owned<routing_state<P>> routing{place.host(), config};
   reader.read(weights, routing.bias, layout::rope);
+  weights = place.placed(ctx, std::move(weights));
+  routing = place.placed(ctx, std::move(routing));
 
   index_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, static_cast<index_t>(prompt.size()));
@@ -94,7 +97,6 @@ void answer(const request& asked) {
   longest = asked.max_new + asked.draft < room ? longest + asked.max_new + asked.draft : config.max_positions;
   const auto count = static_cast<index_t>(prompts.size()) * asked.samples;
   const index_t batch = asked.batch > 0 ? std::min(asked.batch, count) : std::min(count, index_t{8});
-  cpu_context<> ctx{.threads = asked.threads};
   decoding_state<P, layout> state{memory,
                                   {.model = config,
                                    .sequences = batch,
@@ -102,7 +104,7 @@ void answer(const request& asked) {
                                    .tokens = asked.cache_tokens,
                                    .drafts = asked.draft > 0}};
   speculative_decoder<P, layout> decoder{ctx,
-                                         memory,
+                                         place.memory(),
                                          config,
                                          weights,
                                          routing.bias,
@@ -129,12 +131,13 @@ void answer(const request& asked) {
   print_figures(work.counts(), decoder.counts(), state);
 }
 
-template <precision P>
-void run(const request& asked) {
+template <precision P, class Place>
+void run_at(const request& asked) {
+  using layout = typename Place::layout;
   if (asked.fp8_cache)
-    answer<P, with_fp8_cache<compact_layout>>(asked);
+    answer<P, Place, with_fp8_cache<layout>>(asked);
   else
-    answer<P, compact_layout>(asked);
+    answer<P, Place, layout>(asked);
 }
 
 }  // namespace generate

@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "run.hpp"
 
-template void generate::run<dsv3::fp64_reference>(const generate::request&);
+#include <support/cpu_place.hpp>
+
+template <>
+void generate::run_on_cpu<dsv3::fp64_reference>(const request& asked) {
+  run_at<dsv3::fp64_reference, support::cpu_place>(asked);
+}
