@@ -111,7 +111,8 @@ int main(int argc, char** argv) {
                "dsv3-plan"};
   options chosen;
   auto* size = app.add_option_group("model");
-  size->add_option("--preset", chosen.preset, "a named size: tiny, midi, mini, moonlight, v2-lite, v2, v3");
+  size->add_option("--preset", chosen.preset,
+                   "a named size: tiny, midi, mini, small, bench-3b, moonlight, v2-lite, v2, v3");
   size->add_option("--config", chosen.config, "a config.json, or a folder with one");
   size->require_option(1);
   app.add_option("--seq", chosen.length, "tokens of a row; 4096, or the model's longest if that is less")

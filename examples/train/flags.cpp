@@ -64,8 +64,8 @@ flags::flags(CLI::App& app) : app_(app) {
   };
 
   const auto model = [](CLI::Option* o) { o->group("Model"); };
-  auto* preset =
-      plain("--preset", s_.model_name, "Size by name: tiny, midi, mini, moonlight, v2-lite, v2, v3");
+  auto* preset = plain("--preset", s_.model_name,
+                       "Size by name: tiny, midi, mini, small, bench-3b, moonlight, v2-lite, v2, v3");
   auto* config = plain("--config", config_, "A config.json, or a folder that holds one, instead of --preset");
   preset->excludes(config);
   model(preset), model(config);

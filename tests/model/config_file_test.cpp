@@ -291,8 +291,10 @@ TEST_CASE("impossible sizes") {
 TEST_CASE("named sizes") {
   CHECK(named_config("v3").hidden == 7168);
   CHECK(support::raised([] { named_config("v2_lite"); }) ==
-        "model: no size is named \"v2_lite\", expected one of tiny, midi, mini, moonlight, v2-lite, v2, v3; "
+        "model: no size is named \"v2_lite\", expected one of tiny, midi, mini, small, bench-3b, moonlight, "
+        "v2-lite, v2, v3; "
         "the nearest is v2-lite");
   CHECK(support::raised([] { named_config("zebra"); }) ==
-        "model: no size is named \"zebra\", expected one of tiny, midi, mini, moonlight, v2-lite, v2, v3");
+        "model: no size is named \"zebra\", expected one of tiny, midi, mini, small, bench-3b, moonlight, "
+        "v2-lite, v2, v3");
 }

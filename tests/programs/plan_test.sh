@@ -62,7 +62,7 @@ number() { sed -n "s/^ *\"$2\": \([0-9]*\),\?\$/\1/p" "$scratch/$1.json" | tail 
   fail "--keep inputs keeps as much as everything"
 
 refuses 2 "--presett is not a known flag, the nearest is --preset" dsv3-plan --presett v3
-sizes="tiny, midi, mini, moonlight, v2-lite, v2, v3"
+sizes="tiny, midi, mini, small, bench-3b, moonlight, v2-lite, v2, v3"
 refuses 2 "model: no size is named \"tny\", expected one of $sizes; the nearest is tiny" \
   dsv3-plan --preset tny
 refuses 2 "$scratch/none.json: cannot be opened: No such file or directory" \

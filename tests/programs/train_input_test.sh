@@ -23,7 +23,7 @@ usage 'model: no size is named "tny", expected one of tiny, midi, mini, *; the n
 usage "v2: its router scores by softmax, this trainer routes by sigmoid and bias" --preset v2
 usage "*--preset*--config*" --preset tiny --config "$scratch/config.json"
 usage '--precision: found "fp16", expected one of fp32, bf16, fp8, fp64' --precision fp16
-usage '--device is cuda, this build has no CUDA wing: expected auto or cpu' --device cuda
+usage '--device is cuda: this program was built without CUDA, expected a build with -DDSV3_CUDA=ON' --device cuda
 usage '--device: found "tpu", expected one of auto, cpu, cuda' --device tpu
 for flag in steps batch seq accumulate keep eval-rows print-every load-every max-bad-steps; do
   for value in 0 -1 1.5 1e3 many 99999999999999999999; do

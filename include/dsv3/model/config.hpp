@@ -91,6 +91,11 @@ struct model_config {
   static model_config midi();
   /// About 169 million parameters with every feature on.
   static model_config mini();
+  /// About 1.1 billion parameters with every feature on: what one GPU of 80 GB trains in an afternoon.
+  static model_config small();
+  /// About 3 billion parameters without MTP, wide enough for a GPU's matrix units: what trainers are compared
+  /// with.
+  static model_config bench_3b();
 };
 
 inline status model_config::check() const {
@@ -296,6 +301,43 @@ inline model_config model_config::mini() {
           .routed_scale = 2.5,
           .rope = {.factor = 8, .original_length = 256},
           .max_positions = 2048};
+}
+
+inline model_config model_config::small() {
+  return {.vocab = 32768,
+          .hidden = 1024,
+          .layers = 10,
+          .dense_layers = 1,
+          .mtp_depth = 1,
+          .dense_inner = 4096,
+          .heads = 8,
+          .q_rank = 512,
+          .kv_rank = 256,
+          .qk_nope = 128,
+          .qk_rope = 64,
+          .v_dim = 128,
+          .expert_inner = 512,
+          .experts = 64,
+          .shared_experts = 1,
+          .top_k = 6,
+          .groups = 8,
+          .kept_groups = 4,
+          .routed_scale = 2.5,
+          .rope = {},
+          .max_positions = 4096};
+}
+
+inline model_config model_config::bench_3b() {
+  model_config config = small();
+  config.hidden = 2048;
+  config.layers = 8;
+  config.mtp_depth = 0;
+  config.dense_inner = 8192;
+  config.heads = 16;
+  config.q_rank = 768;
+  config.kv_rank = 512;
+  config.expert_inner = 1024;
+  return config;
 }
 
 }  // namespace dsv3::inline DSV3_ABI
