@@ -5,6 +5,7 @@
 #include <dsv3/dsv3.hpp>
 
 #include <dsv3/cuda/attention/latent_cache.cuh>
+#include <dsv3/cuda/attention/mla_attention.cuh>
 #include <dsv3/cuda/attention/mla_decode.cuh>
 #include <dsv3/cuda/expert/permute.cuh>
 #include <dsv3/cuda/host/device.cuh>

@@ -27,4 +27,18 @@ inline const attention_size attention_sizes[] = {
     {{67}, 2, 0, 6, 4},       // nothing but
 };
 
+// What matrix units of a GPU take, where rows also begin at multiples of 16 bytes.
+inline const attention_size wide_attention_sizes[] = {
+    {{5}, 1, 16, 8, 8},
+    {{64, 63, 65, 2}, 2, 32, 16, 32},
+    {{300, 0, 17}, 2, 64, 32, 64},
+    {{67}, 2, 96, 0, 64},
+    {{67}, 1, 0, 64, 128},
+    {{70, 1, 0, 200}, 2, 72, 40, 104},
+    {{1}, 1, 128, 64, 128},
+    {{128, 127, 0, 129, 2}, 3, 128, 64, 128},
+    {{64, 256, 191, 193}, 2, 128, 64, 128},
+    {{700, 45}, 2, 128, 64, 128},
+};
+
 }  // namespace cases
