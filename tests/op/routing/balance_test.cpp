@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include <dsv3/cpu/routing/balance.hpp>
 #include <dsv3/cpu/routing/router.hpp>
+#if defined(DSV3_TEST_BACKEND)
+#include <dsv3/cuda/routing/router.cuh>
+#endif
 
 #include <oracle/balance.hpp>
 #include <support/compare.hpp>

@@ -195,6 +195,13 @@ TEST_CASE("the router agrees with brute force on many configurations") {
   }
 }
 
+TEST_CASE("the router agrees with brute force on a batch worth many threads") {
+  const problem p{1100,
+                  {.hidden = 1000, .experts = 140, .top_k = 6, .groups = 7, .kept_groups = 3, .scale = 2.5}};
+  compare<fp32>(p, 3, 1);
+  compare<bf16_mixed>(p, 0, 1);
+}
+
 TEST_CASE_TEMPLATE("gates sum to the scale and experts lie in the kept groups", P, fp64_reference, fp32,
                    bf16_mixed) {
   for (const problem& p : router_cases::named) {
@@ -372,7 +379,8 @@ TEST_CASE_TEMPLATE("backward writes or adds to dx and adds to dcentroids", P, fp
   const oracle::routing r = plain(p.config);
   fixture<P> f(p);
   f.forward(), f.backward_data();
-  const auto dx = f.dx, dlogits = f.dlogits;
+  const auto dx = f.dx;
+  const auto dlogits = f.dlogits;
   f.backward_data();  // over its own results
   CHECK(f.dx.same_bits(dx));
   CHECK(f.dlogits.same_bits(dlogits));

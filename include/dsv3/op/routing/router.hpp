@@ -20,9 +20,11 @@ struct router_config {
   gate_norm normalise = gate_norm::sum_to_one;
   double scale = 1;  // routed_scaling_factor
 
-  index_t group_experts() const { return experts / groups; }
+  DSV3_HOST_DEVICE index_t group_experts() const { return experts / groups; }
   /// A group is as good as the sum of this many of its best experts.
-  index_t group_top() const { return kept_groups > 0 && top_k / kept_groups > 1 ? top_k / kept_groups : 1; }
+  DSV3_HOST_DEVICE index_t group_top() const {
+    return kept_groups > 0 && top_k / kept_groups > 1 ? top_k / kept_groups : 1;
+  }
 
   status check() const {
     return requirements{"router"}

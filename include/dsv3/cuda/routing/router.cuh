@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MIT
+// The router on the GPU: products in the accumulator's arithmetic, and each token's choice by a warp.
+#pragma once
+
+#include <dsv3/cuda/host/launch.cuh>
+#include <dsv3/cuda/routing/exact_product.cuh>
+#include <dsv3/cuda/routing/leaders.cuh>
+#include <dsv3/op/routing/router.hpp>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace dsv3::inline DSV3_ABI {
+
+namespace cuda::detail {
+
+// ---- configuration
+// -----------------------------------------------------------------------------------------------------------
+
+template <class Acc>
+using rank_type = decltype(rank_of(Acc()));
+
+/// What a warp keeps in shared memory about its token.
+template <class Acc>
+struct choice_room {
+  Acc* scores;             // [experts]   s
+  rank_type<Acc>* ranks;   // [experts]   of c; 0 where the group was dropped
+  rank_type<Acc>* groups;  // [groups]    of the groups' scores
+  std::int32_t* chosen;    // [top_k]
+
+  DSV3_HOST_DEVICE static index_t bytes(const router_config& c) {
+    return (2 * c.experts + c.groups) * static_cast<index_t>(sizeof(Acc)) +
+           round_up(c.top_k, 2) * static_cast<index_t>(sizeof(std::int32_t));
+  }
+  __device__ choice_room(const router_config& c, std::byte* memory)
+      : scores(reinterpret_cast<Acc*>(memory)),
+        ranks(reinterpret_cast<rank_type<Acc>*>(scores + c.experts)),
+        groups(ranks + c.experts),
+        chosen(reinterpret_cast<std::int32_t*>(groups + c.groups)) {}
+};
+
+/// Warps of a block, each with a token and `bytes` of shared memory.
+inline unsigned warps_for(index_t bytes) {
+  return static_cast<unsigned>(std::clamp<index_t>(48 * 1024 / std::max<index_t>(bytes, 1), 1, 8));
+}
+
+/// The logits as the product leaves them: in parts, to be added in order.
+template <class Acc>
+struct logit_parts {
+  const Acc* data;
+  index_t stride, part_stride, parts;
+};
+
+// ---- kernels
+// -----------------------------------------------------------------------------------------------------------
+
+/// Drops the experts of all groups but the best.
+template <class Acc>
+__device__ __forceinline__ void drop_groups(const router_config& c, const choice_room<Acc>& room, int lane) {
+  using rank = rank_type<Acc>;
+  const int groups = static_cast<int>(c.groups), members = static_cast<int>(c.group_experts());
+  const int summed = static_cast<int>(c.group_top());
+  for (int g = 0; g < groups; ++g) {
+    Acc sum = 0;
+    leader<rank> best;
+    for (int i = 0; i < summed; ++i) {
+      best = next_leader(room.ranks, g * members, (g + 1) * members, best);
+      sum += ranked(best.rank);
+    }
+    if (lane == 0) room.groups[g] = rank_of(sum);
+  }
+  __syncwarp();
+  leader<rank> last;  // of those that stay
+  for (index_t i = 0; i < c.kept_groups; ++i) last = next_leader(room.groups, 0, groups, last);
+  for (int e = lane; e < groups * members; e += 32)
+    if (last.precedes(room.groups[e / members], e / members)) room.ranks[e] = 0;
+  __syncwarp();
+}
+
+/// A warp per token. The logits may lie where the scores go.
+template <class Acc, class Master>
+__global__ void __launch_bounds__(256)
+    choose_experts_kernel(router_config c, logit_parts<Acc> logits, const Master* bias, view<Acc, 2> scores,
+                          view<std::int32_t, 2> ids, view<Acc, 2> gates, unsigned long long* load) {
+  extern __shared__ __align__(16) std::byte choice_memory[];
+  const index_t t = static_cast<index_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  if (t >= scores.extent(0)) return;
+  const int lane = threadIdx.x % 32, experts = static_cast<int>(c.experts);
+  const choice_room<Acc> room(c, choice_memory + threadIdx.x / 32 * choice_room<Acc>::bytes(c));
+
+  for (int e = lane; e < experts; e += 32) {
+    Acc z = 0;
+    for (index_t part = 0; part < logits.parts; ++part)
+      z += logits.data[part * logits.part_stride + t * logits.stride + e];
+    const Acc s = Acc(1) / (Acc(1) + exp(-z));
+    scores(t, e) = s;
+    room.scores[e] = s;
+    room.ranks[e] = rank_of(s + Acc(bias[e]));
+  }
+  __syncwarp();
+  if (c.kept_groups < c.groups) drop_groups(c, room, lane);
+
+  leader<rank_type<Acc>> last;
+  Acc sum = Acc(1e-20);
+  for (index_t k = 0; k < c.top_k; ++k) {
+    last = next_leader(room.ranks, 0, experts, last);
+    sum += room.scores[last.index];
+    if (lane == 0) room.chosen[k] = last.index;
+  }
+  __syncwarp();
+  const Acc factor = Acc(c.scale) / (c.normalise == gate_norm::none ? Acc(1) : sum);
+  for (index_t k = lane; k < c.top_k; k += 32) {
+    const std::int32_t id = room.chosen[k];
+    ids(t, k) = id;
+    gates(t, k) = factor * room.scores[id];
+    if (load != nullptr) atomicAdd(load + id, 1ull);
+  }
+}
+
+/// dz of a token by a warp: of all experts as if nobody chose them, then of those that were chosen.
+template <class Acc>
+__global__ void __launch_bounds__(256)
+    backward_choice_kernel(router_config c, view<const Acc, 2> dgates, view<const Acc, 2> scores,
+                           view<const std::int32_t, 2> ids, view<const Acc, 2> dscores,
+                           view<Acc, 2> dlogits) {
+  const index_t t = static_cast<index_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  if (t >= scores.extent(0)) return;
+  const int lane = threadIdx.x % 32;
+  const Acc* s = scores[t].data();
+  const auto from_loss = [&](index_t e) { return dscores.empty() ? Acc(0) : dscores(t, e); };
+  const auto put = [&](index_t e, Acc ds) { dlogits(t, e) = ds * (s[e] * (1 - s[e])); };
+  for (index_t e = lane; e < c.experts; e += 32) put(e, from_loss(e));
+
+  Acc divisor = 1, mean = 0;  // Z, and A, the mean of dgates under p
+  if (c.normalise == gate_norm::sum_to_one) {
+    divisor = Acc(1e-20);
+    for (index_t k = 0; k < c.top_k; ++k) divisor += s[ids(t, k)];
+    for (index_t k = 0; k < c.top_k; ++k) mean += dgates(t, k) * (s[ids(t, k)] / divisor);
+  }
+  const Acc factor = Acc(c.scale) / divisor;
+  __syncwarp();  // the chosen are written again, by other lanes
+  for (index_t k = lane; k < c.top_k; k += 32) {
+    const index_t e = ids(t, k);
+    put(e, from_loss(e) + factor * (dgates(t, k) - mean));
+  }
+}
+
+}  // namespace cuda::detail
+
+// ---- launch
+// -----------------------------------------------------------------------------------------------------------
+
+template <class P>
+struct implementation<op::router<P>, backend::cuda> {
+  using op_type = op::router<P>;
+  using acc = accumulator<P>;
+  using forward_args = typename op_type::forward_args;
+  using backward_data_args = typename op_type::backward_data_args;
+  using backward_weights_args = typename op_type::backward_weights_args;
+
+  /// [parts, tokens, experts]   the logits, where the product is in parts; else they lie in the scores
+  template <class Ctx>
+  static view<acc, 3> scratch(const Ctx&, scratch_arena& arena, const forward_args& args) {
+    return parts_of(arena, extents_of(args));
+  }
+  /// [parts, experts, hidden]   what is added to the gradient, where the product is in parts
+  template <class Ctx>
+  static view<acc, 3> scratch(const Ctx&, scratch_arena& arena, const backward_weights_args& args) {
+    return parts_of(arena, extents_of(args));
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const forward_args& args) {
+    const view<acc, 3> parts = scratch(ctx, ctx.scratch, args);
+    const cuda::product_factor<activation<P>, cuda::contiguous::depth> x(args.x);
+    const cuda::product_factor<master<P>, cuda::contiguous::depth> centroids(args.centroids);
+    const cuda::product_result<acc> z = result_of(parts, args.scores);
+    const index_t count = std::max<index_t>(parts.extent(0), 1);
+    cuda::exact_product<acc>(forward_args::name, ctx.stream, x, centroids, extents_of(args), count, z);
+
+    const index_t room = cuda::detail::choice_room<acc>::bytes(args.config);
+    const unsigned warps = cuda::detail::warps_for(room);
+    cuda::launch(forward_args::name, ctx.stream,
+                 {.grid = static_cast<unsigned>(ceil_div(args.x.extent(0), warps)),
+                  .block = 32 * warps,
+                  .shared_bytes = static_cast<std::size_t>(room) * warps},
+                 cuda::detail::choose_experts_kernel<acc, master<P>>, args.config,
+                 cuda::detail::logit_parts<acc>{z.data, z.stride, z.part_stride, count}, args.bias.data(),
+                 args.scores, args.ids, args.gates,
+                 reinterpret_cast<unsigned long long*>(args.load.empty() ? nullptr : args.load.data()));
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const backward_data_args& args) {
+    const index_t tokens = args.dx.extent(0);
+    cuda::launch(backward_data_args::name, ctx.stream, {.grid = static_cast<unsigned>(ceil_div(tokens, 8))},
+                 cuda::detail::backward_choice_kernel<acc>, args.config, args.dgates, args.scores, args.ids,
+                 args.dscores, args.dlogits);
+    const cuda::product_factor<acc, cuda::contiguous::depth> dz(args.dlogits);
+    const cuda::product_factor<master<P>, cuda::contiguous::rows> centroids(args.centroids);
+    cuda::exact_product<acc>(
+        backward_data_args::name, ctx.stream, dz, centroids, {tokens, args.dx.extent(1), args.config.experts},
+        1, cuda::product_result<activation<P>>{args.dx.data(), args.dx.stride(0), 0, args.into});
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const backward_weights_args& args) {
+    const view<acc, 3> parts = scratch(ctx, ctx.scratch, args);
+    const cuda::product_factor<acc, cuda::contiguous::rows> dz(args.dlogits);
+    const cuda::product_factor<activation<P>, cuda::contiguous::rows> x(args.x);
+    const char* name = backward_weights_args::name;
+    if (parts.empty()) {
+      cuda::exact_product<acc>(name, ctx.stream, dz, x, extents_of(args), 1,
+                               cuda::product_result<gradient<P>>{args.dcentroids.data(),
+                                                                 args.dcentroids.stride(0), 0, store::add});
+    } else {
+      cuda::exact_product<acc>(name, ctx.stream, dz, x, extents_of(args), parts.extent(0),
+                               result_of(parts, view<acc, 2>{}));
+      cuda::add_parts(name, ctx.stream, parts, args.dcentroids);
+    }
+  }
+
+ private:
+  // z = x · centroidsᵀ
+  static cuda::product_extents extents_of(const forward_args& args) {
+    return {args.x.extent(0), args.config.experts, args.x.extent(1)};
+  }
+  // dcentroids += dzᵀ · x
+  static cuda::product_extents extents_of(const backward_weights_args& args) {
+    return {args.dcentroids.extent(0), args.dcentroids.extent(1), args.x.extent(0)};
+  }
+  static view<acc, 3> parts_of(scratch_arena& arena, const cuda::product_extents& e) {
+    const index_t parts = cuda::product_parts<acc>(e);
+    return parts == 1 ? view<acc, 3>{} : arena.tensor<acc>(parts, e.m, e.n);
+  }
+  // The parts where there are any, else the place itself.
+  static cuda::product_result<acc> result_of(const view<acc, 3>& parts, const view<acc, 2>& place) {
+    return parts.empty() ? cuda::product_result<acc>{place.data(), place.stride(0)}
+                         : cuda::product_result<acc>{parts.data(), parts.stride(1), parts.stride(0)};
+  }
+};
+
+}  // namespace dsv3::inline DSV3_ABI
