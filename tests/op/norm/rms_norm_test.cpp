@@ -23,6 +23,8 @@ struct shape_case {
   index_t tokens, hidden;
 };
 constexpr shape_case shapes[] = {{1, 1}, {1, 7}, {3, 64}, {5, 65}, {33, 129}, {7, 576}, {40, 300}};
+// Many short rows, rows that do not fill their vectors' owners, and long ones.
+constexpr shape_case more_shapes[] = {{2300, 72}, {5, 1544}, {3, 4104}, {2, 16384}, {2, 20001}};
 
 /// All tensors of one forward and one backward, inputs filled, outputs poisoned.
 template <class P>
@@ -37,7 +39,7 @@ struct fixture {
       : tokens(c.tokens),
         hidden(c.hidden),
         x(gap, tokens, hidden),
-        residual(gap + 1, tokens, hidden),
+        residual(gap == 3 ? 4 : gap, tokens, hidden),
         sum(gap, tokens, hidden),
         y(2 * gap, tokens, hidden),
         dy(gap, tokens, hidden),
@@ -82,52 +84,56 @@ struct fixture {
   }
 };
 
+template <class P>
+void agrees_with_oracle(shape_case shape, index_t gap) {
+  constexpr double row = support::tolerance<P>::row;
+  CAPTURE(shape.tokens);
+  CAPTURE(shape.hidden);
+  CAPTURE(gap);
+  fixture<P> f(shape, gap);
+  const auto tokens = static_cast<std::size_t>(f.tokens);
+
+  support::run(2, [&](auto& ctx) { op::rms_norm<P>::forward(ctx, f.plain()); });
+  const auto plain = oracle::rms_norm(f.x.values(), {}, f.gain.values(), tokens, epsilon);
+  CHECK(support::worst_row(f.y.values(), plain.y, f.hidden) <= row);
+  CHECK(support::worst_row(f.rstd.values(), plain.rstd, 1) <= row);
+
+  f.forward();
+  const auto joined = oracle::rms_norm(f.x.values(), f.residual.values(), f.gain.values(), tokens, epsilon);
+  CHECK(support::worst_row(f.sum.values(), joined.s, f.hidden) <= row);
+  CHECK(support::worst_row(f.y.values(), joined.y, f.hidden) <= row);
+  CHECK(support::worst_row(f.rstd.values(), joined.rstd, 1) <= row);
+
+  f.backward(2);
+  const auto expected = oracle::rms_norm_backward(f.dy.values(), f.sum.values(), f.d_residual.values(),
+                                                  f.gain.values(), tokens, epsilon);
+  CHECK(support::worst_row(f.dx.values(), expected.dx, f.hidden) <= row);
+  CHECK(support::worst_row(f.dgain.values(), expected.dgain, f.hidden) <= row);
+
+  support::run(2, [&](auto& ctx) {
+    auto args = f.backward();
+    args.d_residual = {};
+    op::rms_norm<P>::backward(ctx, args);
+  });
+  const auto alone =
+      oracle::rms_norm_backward(f.dy.values(), f.sum.values(), {}, f.gain.values(), tokens, epsilon);
+  CHECK(support::worst_row(f.dx.values(), alone.dx, f.hidden, 1e-3) <= row);
+  CHECK(f.intact());
+}
+
 void normalize(const float* x, const float* gain, float* y, int tokens, int hidden) {
-  cpu_context<> ctx{.threads = 2};
+  auto ctx = support::context(2);
   op::rms_norm<fp32>::forward(
       ctx, {.x = view{x, tokens, hidden}, .gain = view{gain, hidden}, .y = view{y, tokens, hidden}});
+  synchronize(ctx);
 }
 
 }  // namespace
 
 TEST_CASE_TEMPLATE("rms_norm agrees with the oracle", P, fp64_reference, fp32, bf16_mixed) {
-  constexpr double row = support::tolerance<P>::row;
   for (const shape_case shape : shapes)
-    for (const index_t gap : {0, 3}) {
-      CAPTURE(shape.tokens);
-      CAPTURE(shape.hidden);
-      CAPTURE(gap);
-      fixture<P> f(shape, gap);
-      const auto tokens = static_cast<std::size_t>(f.tokens);
-
-      support::run(2, [&](auto& ctx) { op::rms_norm<P>::forward(ctx, f.plain()); });
-      const auto plain = oracle::rms_norm(f.x.values(), {}, f.gain.values(), tokens, epsilon);
-      CHECK(support::worst_row(f.y.values(), plain.y, f.hidden) <= row);
-      CHECK(support::worst_row(f.rstd.values(), plain.rstd, 1) <= row);
-
-      f.forward();
-      const auto joined =
-          oracle::rms_norm(f.x.values(), f.residual.values(), f.gain.values(), tokens, epsilon);
-      CHECK(support::worst_row(f.sum.values(), joined.s, f.hidden) <= row);
-      CHECK(support::worst_row(f.y.values(), joined.y, f.hidden) <= row);
-      CHECK(support::worst_row(f.rstd.values(), joined.rstd, 1) <= row);
-
-      f.backward(2);
-      const auto expected = oracle::rms_norm_backward(f.dy.values(), f.sum.values(), f.d_residual.values(),
-                                                      f.gain.values(), tokens, epsilon);
-      CHECK(support::worst_row(f.dx.values(), expected.dx, f.hidden) <= row);
-      CHECK(support::worst_row(f.dgain.values(), expected.dgain, f.hidden) <= row);
-
-      support::run(2, [&](auto& ctx) {
-        auto args = f.backward();
-        args.d_residual = {};
-        op::rms_norm<P>::backward(ctx, args);
-      });
-      const auto alone =
-          oracle::rms_norm_backward(f.dy.values(), f.sum.values(), {}, f.gain.values(), tokens, epsilon);
-      CHECK(support::worst_row(f.dx.values(), alone.dx, f.hidden, 1e-3) <= row);
-      CHECK(f.intact());
-    }
+    for (const index_t gap : {0, 3}) agrees_with_oracle<P>(shape, gap);
+  for (const shape_case shape : more_shapes) agrees_with_oracle<P>(shape, 0);
 }
 
 TEST_CASE("rms_norm gradients are the slopes of the oracle") {
@@ -156,7 +162,8 @@ TEST_CASE_TEMPLATE("rms_norm writes activation gradients and adds weight gradien
                    fp32) {
   fixture<P> f({9, 50}, 1);
   f.forward(), f.backward(2);
-  const auto dx = f.dx, dgain = f.dgain;
+  const auto dx = f.dx;
+  const auto dgain = f.dgain;
   f.backward(2);
   CHECK(f.dx.same_bits(dx));
   std::vector<double> twice = guarded<gradient<P>, 1>(dgain).values();
@@ -166,27 +173,31 @@ TEST_CASE_TEMPLATE("rms_norm writes activation gradients and adds weight gradien
 
 TEST_CASE_TEMPLATE("rms_norm gives the same bits on any number of threads", P, fp64_reference, fp32,
                    bf16_mixed) {
-  fixture<P> one({65, 1031}, 1);
-  one.forward(1), one.backward(1);
-  for (const int threads : {1, 2, 3, 7}) {
-    fixture<P> other({65, 1031}, 1);
-    other.forward(threads), other.backward(threads);
-    CAPTURE(threads);
-    CHECK(other.y.same_bits(one.y));
-    CHECK(other.sum.same_bits(one.sum));
-    CHECK(other.rstd.same_bits(one.rstd));
-    CHECK(other.dx.same_bits(one.dx));
-    CHECK(other.dgain.same_bits(one.dgain));
+  for (const index_t hidden : {1031, 1544}) {
+    const index_t gap = hidden % 8;
+    fixture<P> one({65, hidden}, gap);
+    one.forward(1), one.backward(1);
+    for (const int threads : {1, 2, 3, 7}) {
+      fixture<P> other({65, hidden}, gap);
+      other.forward(threads), other.backward(threads);
+      CAPTURE(threads);
+      CHECK(other.y.same_bits(one.y));
+      CHECK(other.sum.same_bits(one.sum));
+      CHECK(other.rstd.same_bits(one.rstd));
+      CHECK(other.dx.same_bits(one.dx));
+      CHECK(other.dgain.same_bits(one.dgain));
+    }
   }
 }
 
 TEST_CASE_TEMPLATE("rms_norm works in place", P, fp64_reference, fp32, bf16_mixed) {
   for (const shape_case shape : shapes) {
-    fixture<P> apart(shape, 2);
+    const index_t gap = shape.hidden % 8 == 0 ? 8 : 2;
+    fixture<P> apart(shape, gap);
     apart.forward(), apart.backward(2);
     const auto same = [](auto& a, auto& b) { return a.values() == b.values(); };
 
-    fixture<P> over_x(shape, 2);  // s over x
+    fixture<P> over_x(shape, gap);  // s over x
     support::run(2, [&](auto& ctx) {
       auto args = over_x.with_residual();
       args.sum = over_x.x;
@@ -195,7 +206,7 @@ TEST_CASE_TEMPLATE("rms_norm works in place", P, fp64_reference, fp32, bf16_mixe
     CHECK(same(over_x.y, apart.y));
     CHECK(same(over_x.x, apart.sum));
 
-    fixture<P> over_residual(shape, 2);  // s over residual, y over x
+    fixture<P> over_residual(shape, gap);  // s over residual, y over x
     support::run(2, [&](auto& ctx) {
       auto args = over_residual.with_residual();
       args.sum = over_residual.residual, args.y = over_residual.x;
@@ -204,7 +215,7 @@ TEST_CASE_TEMPLATE("rms_norm works in place", P, fp64_reference, fp32, bf16_mixe
     CHECK(same(over_residual.x, apart.y));
     CHECK(same(over_residual.residual, apart.sum));
 
-    fixture<P> over_gradient(shape, 2);  // dx over d_residual
+    fixture<P> over_gradient(shape, gap);  // dx over d_residual
     over_gradient.forward();
     support::run(2, [&](auto& ctx) {
       auto args = over_gradient.backward();
@@ -321,7 +332,7 @@ TEST_CASE("rms_norm says what does not fit") {
   CHECK(backward([&](auto& a) { a.d_residual = other.x; }) ==
         "rms_norm.backward: d_residual has 3 tokens, dy has 4");
 
-  cpu_context<> ctx;
+  auto ctx = support::context(1);
   auto bad = f.with_residual();
   bad.y = other.y;
   CHECK(support::raised([&] { op::rms_norm<P>::forward(ctx, bad); }) ==

@@ -2,7 +2,7 @@
 // Several neighbouring elements moved by one instruction.
 #pragma once
 
-#include <dsv3/base/index.hpp>
+#include <dsv3/tensor/view.hpp>
 
 #include <cstdint>
 
@@ -32,11 +32,43 @@ __device__ __forceinline__ void store_pack(T* to, const pack<T, Count>& values) 
   *reinterpret_cast<pack<T, Count>*>(to) = values;
 }
 
+/// A pack that stays in registers while other things happen. Compilers give each 16-bit element a register of
+/// its own as soon as one is used, and keep it; here words stay words, which every `get` takes apart anew.
+template <class T, int Count>
+class kept_pack {
+ public:
+  kept_pack() = default;
+  __device__ explicit kept_pack(const pack<T, Count>& values)
+      : words_(__builtin_bit_cast(pack<word, count>, values)) {}
+  /// See load_pack.
+  __device__ explicit kept_pack(const T* from)
+      : words_(load_pack<count>(reinterpret_cast<const word*>(from))) {}
+
+  __device__ __forceinline__ pack<T, Count> get() const {
+    auto words = words_;
+    if constexpr (!std::is_same_v<word, T>)
+#pragma unroll
+      for (int i = 0; i < count; ++i) asm volatile("" : "+r"(words[i]));
+    return __builtin_bit_cast(pack<T, Count>, words);
+  }
+
+ private:
+  using word = std::conditional_t<sizeof(T) == 2 && Count % 2 == 0, std::uint32_t, T>;
+  static constexpr int count = sizeof(T) * Count / sizeof(word);
+  pack<word, count> words_;
+};
+
 /// Whether rows that start at `data` and lie `stride` elements apart can be moved in packs of Count.
 template <int Count, class T>
 bool takes_packs(const T* data, index_t stride) {
   constexpr std::uintptr_t bytes = sizeof(T) * Count;
   return reinterpret_cast<std::uintptr_t>(data) % bytes == 0 && stride % Count == 0;
+}
+
+/// The same of the rows of a matrix; what their length leaves over at the end is the caller's.
+template <int Count, class T>
+bool takes_packs(const view<T, 2>& matrix) {
+  return takes_packs<Count>(matrix.data(), matrix.extent(0) > 1 ? matrix.stride(0) : 0);
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cuda

@@ -9,6 +9,7 @@
 #include <dsv3/tensor/layout_policy.hpp>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -30,9 +31,9 @@ struct rope_table {
     visit("sine", shape{c.positions, c.qk_rope / 2}, self.sine...);
   }
 
-  operator rope_table<const Element>() const requires(!std::is_const_v<Element>) {
-    return {{config.positions, config.qk_rope}, cosine, sine};
-  }
+  template <class E = Element>
+    requires(!std::is_const_v<E>)
+  operator rope_table<const E>() const { return {{config.positions, config.qk_rope}, cosine, sine}; }
 };
 
 namespace op {

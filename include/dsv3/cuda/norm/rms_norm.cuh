@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: MIT
+// RMSNorm on the GPU: a row lies in the registers of a warp or of a block, and is read once.
+#pragma once
+
+#include <dsv3/cuda/device/reduce.cuh>
+#include <dsv3/cuda/device/vector.cuh>
+#include <dsv3/cuda/host/launch.cuh>
+#include <dsv3/op/norm/rms_norm.hpp>
+
+namespace dsv3::inline DSV3_ABI {
+
+namespace cuda::detail {
+
+// ---- configuration
+// -----------------------------------------------------------------------------------------------------------
+
+/// `across` threads hold a row, at most row_packs packs each; a block has `down` rows side by side.
+struct row_block {
+  unsigned across, down;
+  bool operator==(const row_block&) const = default;
+};
+inline constexpr int row_packs = 4;
+inline constexpr unsigned most_rows_down = 8;
+
+/// Parts of the tokens whose share of dgain is summed apart: two blocks for each multiprocessor of an H100,
+/// and the same on every GPU, as the sum's bits depend on it.
+inline constexpr index_t gain_parts = 264;
+
+// ---- selection
+// -----------------------------------------------------------------------------------------------------------
+
+/// For rows of so many packs. It depends on the length of a row alone, so that its bits do.
+constexpr row_block row_block_for(index_t packs) {
+  const auto across = static_cast<unsigned>(round_up(packs < 1 ? 1 : ceil_div(packs, row_packs), 32));
+  return {across, across < 256 ? 256 / across : 1};
+}
+static_assert(row_block_for(7168 / 8) == row_block{224, 1} && row_block_for(512 / 8) == row_block{32, 8});
+
+// ---- kernels
+// -----------------------------------------------------------------------------------------------------------
+
+/// Rows of whole packs, row_packs * blockDim.x of them at most.
+template <class P, int Width>
+__global__ void __launch_bounds__(1024)
+    rms_norm_forward_kernel(const typename op::rms_norm<P>::forward_args args) {
+  using acc = accumulator<P>;
+  using T = activation<P>;
+  __shared__ acc rooms[most_rows_down][32];
+  const index_t t = static_cast<index_t>(blockIdx.x) * blockDim.y + threadIdx.y, hidden = args.x.extent(1);
+  const bool live = t < args.x.extent(0);
+  const int step = static_cast<int>(blockDim.x) * Width, first = static_cast<int>(threadIdx.x) * Width;
+
+  kept_pack<T, Width> s[row_packs];
+#pragma unroll
+  for (int p = 0; p < row_packs; ++p)
+    if (const int at = first + p * step; live && at < hidden) s[p] = kept_pack<T, Width>(&args.x(t, at));
+  if (!args.residual.empty()) {
+    kept_pack<T, Width> joins[row_packs];
+#pragma unroll
+    for (int p = 0; p < row_packs; ++p)
+      if (const int at = first + p * step; live && at < hidden)
+        joins[p] = kept_pack<T, Width>(&args.residual(t, at));
+#pragma unroll
+    for (int p = 0; p < row_packs; ++p)
+      if (const int at = first + p * step; live && at < hidden) {
+        auto sum = s[p].get();
+        const auto join = joins[p].get();
+#pragma unroll
+        for (int i = 0; i < Width; ++i) sum[i] = T(acc(sum[i]) + acc(join[i]));
+        store_pack(&args.sum(t, at), sum);
+        s[p] = kept_pack<T, Width>(sum);
+      }
+  }
+
+  acc squares = 0;
+#pragma unroll
+  for (int p = 0; p < row_packs; ++p)
+    if (live && first + p * step < hidden) {
+      const auto values = s[p].get();
+#pragma unroll
+      for (int i = 0; i < Width; ++i) squares += acc(values[i]) * acc(values[i]);
+    }
+  squares = reduce_block(squares, rooms[threadIdx.y], plus{});
+  const acc r = acc(1) / sqrt(squares / acc(hidden) + acc(args.epsilon));
+  if (!live) return;
+  if (!args.rstd.empty() && threadIdx.x == 0) args.rstd(t) = r;
+
+#pragma unroll
+  for (int p = 0; p < row_packs; ++p)
+    if (const int at = first + p * step; at < hidden) {
+      const auto gain = load_pack<Width>(&args.gain(at));
+      auto values = s[p].get();
+#pragma unroll
+      for (int i = 0; i < Width; ++i) values[i] = T(acc(values[i]) * r * acc(gain[i]));
+      store_pack(&args.y(t, at), values);
+    }
+}
+
+/// Rows of any length and alignment: a block a row, which is read twice.
+template <class P>
+__global__ void __launch_bounds__(256)
+    rms_norm_forward_any_kernel(const typename op::rms_norm<P>::forward_args args) {
+  using acc = accumulator<P>;
+  using T = activation<P>;
+  __shared__ acc room[32];
+  const index_t t = blockIdx.x, hidden = args.x.extent(1);
+  const T* s = &args.x(t, 0);
+  acc squares = 0;
+  if (args.residual.empty()) {
+    for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) squares += acc(s[i]) * acc(s[i]);
+  } else {
+    const T *x = s, *residual = &args.residual(t, 0);
+    T* sum = &args.sum(t, 0);
+    for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) {
+      const T joined = T(acc(x[i]) + acc(residual[i]));
+      sum[i] = joined;
+      squares += acc(joined) * acc(joined);
+    }
+    s = sum;
+  }
+  squares = reduce_block(squares, room, plus{});
+  const acc r = acc(1) / sqrt(squares / acc(hidden) + acc(args.epsilon));
+  if (!args.rstd.empty() && threadIdx.x == 0) args.rstd(t) = r;
+  for (index_t i = threadIdx.x; i < hidden; i += blockDim.x)
+    args.y(t, i) = T(acc(s[i]) * r * acc(args.gain(i)));
+}
+
+/// dx of its rows, and what they add to dgain as one row of `parts`; either may be absent. A block walks over
+/// the rows by the whole grid. Rows as in forward.
+template <class P, int Width>
+__global__ void __launch_bounds__(512)
+    rms_norm_backward_kernel(const typename op::rms_norm<P>::backward_args args, accumulator<P>* parts) {
+  using acc = accumulator<P>;
+  using T = activation<P>;
+  __shared__ acc rooms[most_rows_down][32];
+  const index_t tokens = args.x.extent(0), hidden = args.x.extent(1);
+  const int step = static_cast<int>(blockDim.x) * Width, first = static_cast<int>(threadIdx.x) * Width;
+  const bool wants_dx = !args.dx.empty(), joins = !args.d_residual.empty();
+
+  acc sums[row_packs][Width] = {};
+  for (index_t begin = static_cast<index_t>(blockIdx.x) * blockDim.y; begin < tokens;
+       begin += static_cast<index_t>(gridDim.x) * blockDim.y) {
+    const index_t t = begin + threadIdx.y;
+    const bool live = t < tokens;
+    const T *dy_row = &args.dy(t, first), *x_row = &args.x(t, first);
+    kept_pack<T, Width> dy[row_packs], x[row_packs];
+#pragma unroll
+    for (int p = 0; p < row_packs; ++p)
+      if (live && first + p * step < hidden) {
+        dy[p] = kept_pack<T, Width>(dy_row + p * step);
+        x[p] = kept_pack<T, Width>(x_row + p * step);
+      }
+    const acc r = live ? args.rstd(t) : acc(0);
+
+    if (wants_dx) {
+      const master<P>* gains = &args.gain(first);
+      acc projection = 0;  // Σ g · x
+#pragma unroll
+      for (int p = 0; p < row_packs; ++p)
+        if (live && first + p * step < hidden) {
+          const auto gain = load_pack<Width>(gains + p * step);
+          const auto slopes = dy[p].get(), values = x[p].get();
+#pragma unroll
+          for (int i = 0; i < Width; ++i) projection += acc(slopes[i]) * acc(gain[i]) * acc(values[i]);
+        }
+      // Asked for here, it arrives while the block sums.
+      kept_pack<T, Width> joined[row_packs];
+#pragma unroll
+      for (int p = 0; p < row_packs; ++p)
+        if (joins && live && first + p * step < hidden)
+          joined[p] = kept_pack<T, Width>(&args.d_residual(t, first) + p * step);
+      projection = reduce_block(projection, rooms[threadIdx.y], plus{});
+      const acc slope = projection * r * r / acc(hidden);
+#pragma unroll
+      for (int p = 0; p < row_packs; ++p)
+        if (live && first + p * step < hidden) {
+          const auto gain = load_pack<Width>(gains + p * step);
+          const auto slopes = dy[p].get(), values = x[p].get(), joining = joined[p].get();
+          pack<T, Width> dx;
+#pragma unroll
+          for (int i = 0; i < Width; ++i)
+            dx[i] = T(r * (acc(slopes[i]) * acc(gain[i]) - acc(values[i]) * slope) +
+                      (joins ? acc(joining[i]) : acc(0)));
+          store_pack(&args.dx(t, first) + p * step, dx);
+        }
+    }
+    if (parts != nullptr)
+#pragma unroll
+      for (int p = 0; p < row_packs; ++p)
+        if (live && first + p * step < hidden) {
+          const auto slopes = dy[p].get(), values = x[p].get();
+#pragma unroll
+          for (int i = 0; i < Width; ++i) sums[p][i] += acc(slopes[i]) * acc(values[i]) * r;
+        }
+  }
+  if (parts == nullptr) return;
+
+  // The rows side by side are summed from the first down, one pack of every thread at a time.
+  __shared__ acc shares[256 * Width];
+#pragma unroll
+  for (int p = 0; p < row_packs; ++p) {
+    const int at = first + p * step;
+    if (blockDim.y > 1) {
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < Width; ++i) shares[threadIdx.y * step + first + i] = sums[p][i];
+      __syncthreads();
+      if (threadIdx.y > 0) continue;
+      for (unsigned row = 1; row < blockDim.y; ++row)
+#pragma unroll
+        for (int i = 0; i < Width; ++i) sums[p][i] += shares[row * step + first + i];
+    }
+    if (at < hidden)
+#pragma unroll
+      for (int i = 0; i < Width; ++i) parts[blockIdx.x * hidden + at + i] = sums[p][i];
+  }
+}
+
+/// dx for rows of any length and alignment: a block a row, which is read twice.
+template <class P>
+__global__ void __launch_bounds__(256)
+    rms_norm_backward_any_kernel(const typename op::rms_norm<P>::backward_args args) {
+  using acc = accumulator<P>;
+  using T = activation<P>;
+  __shared__ acc room[32];
+  const index_t t = blockIdx.x, hidden = args.x.extent(1);
+  const T *dy = &args.dy(t, 0), *x = &args.x(t, 0);
+  const acc r = args.rstd(t);
+  acc projection = 0;  // Σ g · x
+  for (index_t i = threadIdx.x; i < hidden; i += blockDim.x)
+    projection += acc(dy[i]) * acc(args.gain(i)) * acc(x[i]);
+  const acc slope = reduce_block(projection, room, plus{}) * r * r / acc(hidden);
+  for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) {
+    const acc joined = args.d_residual.empty() ? acc(0) : acc(args.d_residual(t, i));
+    args.dx(t, i) = T(r * (acc(dy[i]) * acc(args.gain(i)) - acc(x[i]) * slope) + joined);
+  }
+}
+
+/// Parts of dgain for rows of any length and alignment: a thread a column, a block row a part.
+template <class P>
+__global__ void __launch_bounds__(256)
+    rms_norm_gain_any_kernel(const typename op::rms_norm<P>::backward_args args, accumulator<P>* parts) {
+  using acc = accumulator<P>;
+  const index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x, hidden = args.x.extent(1);
+  if (i >= hidden) return;
+  acc sum = 0;
+  for (index_t t = blockIdx.y; t < args.x.extent(0); t += gridDim.y)
+    sum += acc(args.dy(t, i)) * acc(args.x(t, i)) * args.rstd(t);
+  parts[blockIdx.y * hidden + i] = sum;
+}
+
+/// Adds the sum of `count` parts: 32 columns a block, each by 32 threads, whose sums one of them joins.
+template <class Acc, class Gradient>
+__global__ void __launch_bounds__(1024)
+    add_parts_kernel(const Acc* parts, index_t count, view<Gradient, 1> dgain) {
+  __shared__ Acc sums[32][32];
+  const index_t i = static_cast<index_t>(blockIdx.x) * 32 + threadIdx.x, hidden = dgain.extent(0);
+  Acc sum = 0;
+  if (i < hidden)
+    for (index_t part = threadIdx.y; part < count; part += 32) sum += parts[part * hidden + i];
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || i >= hidden) return;
+  for (int y = 1; y < 32; ++y) sum += sums[y][threadIdx.x];
+  dgain(i) += Gradient(sum);
+}
+
+}  // namespace cuda::detail
+
+// ---- launch
+// -----------------------------------------------------------------------------------------------------------
+
+template <class P>
+struct implementation<op::rms_norm<P>, backend::cuda> {
+  using op_type = op::rms_norm<P>;
+  using acc = accumulator<P>;
+  using forward_args = typename op_type::forward_args;
+  using backward_args = typename op_type::backward_args;
+  static constexpr int width = cuda::widest<activation<P>>;
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const forward_args& args) {
+    const index_t tokens = args.x.extent(0), hidden = args.x.extent(1);
+    const cuda::detail::row_block shape = cuda::detail::row_block_for(ceil_div(hidden, width));
+    const bool packs = hidden % width == 0 && shape.across <= 1024 && cuda::takes_packs<width>(args.x) &&
+                       cuda::takes_packs<width>(args.residual) && cuda::takes_packs<width>(args.sum) &&
+                       cuda::takes_packs<width>(args.y) && cuda::takes_packs<width>(args.gain.data(), 0);
+    if (packs)
+      cuda::launch(
+          args.name, ctx.stream,
+          {.grid = static_cast<unsigned>(ceil_div(tokens, shape.down)), .block = {shape.across, shape.down}},
+          cuda::detail::rms_norm_forward_kernel<P, width>, args);
+    else
+      cuda::launch(args.name, ctx.stream, {.grid = static_cast<unsigned>(tokens)},
+                   cuda::detail::rms_norm_forward_any_kernel<P>, args);
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const backward_args& args) {
+    acc* parts = scratch(ctx, ctx.scratch, args);
+    const index_t tokens = args.x.extent(0), hidden = args.x.extent(1);
+    const cuda::detail::row_block shape = cuda::detail::row_block_for(ceil_div(hidden, width));
+    const bool packs = hidden % width == 0 && shape.across <= 512 && cuda::takes_packs<width>(args.dy) &&
+                       cuda::takes_packs<width>(args.x) && cuda::takes_packs<width>(args.dx) &&
+                       cuda::takes_packs<width>(args.d_residual) &&
+                       cuda::takes_packs<width>(args.gain.data(), 0);
+    index_t count = part_count(args);
+    if (packs) {
+      count = std::min(count, ceil_div(tokens, shape.down));
+      cuda::launch(args.name, ctx.stream,
+                   {.grid = static_cast<unsigned>(count), .block = {shape.across, shape.down}},
+                   cuda::detail::rms_norm_backward_kernel<P, width>, args, parts);
+    } else {
+      if (!args.dx.empty())
+        cuda::launch(args.name, ctx.stream, {.grid = static_cast<unsigned>(tokens)},
+                     cuda::detail::rms_norm_backward_any_kernel<P>, args);
+      if (parts != nullptr)
+        cuda::launch(args.name, ctx.stream,
+                     {.grid = {static_cast<unsigned>(ceil_div(hidden, 256)), static_cast<unsigned>(count)}},
+                     cuda::detail::rms_norm_gain_any_kernel<P>, args, parts);
+    }
+    if (parts != nullptr && count > 0)
+      cuda::launch(args.name, ctx.stream,
+                   {.grid = static_cast<unsigned>(ceil_div(hidden, 32)), .block = {32, 32}},
+                   cuda::detail::add_parts_kernel<acc, gradient<P>>, parts, count, args.dgain);
+  }
+
+  /// The parts of dgain, [part_count, hidden]; null where it is not asked for.
+  template <class Ctx>
+  static acc* scratch(const Ctx&, scratch_arena& arena, const backward_args& args) {
+    return args.dgain.empty() ? nullptr : arena.take<acc>(part_count(args) * args.x.extent(1));
+  }
+
+ private:
+  static index_t part_count(const backward_args& args) {
+    return std::min(args.x.extent(0), cuda::detail::gain_parts);
+  }
+};
+
+}  // namespace dsv3::inline DSV3_ABI
