@@ -14,6 +14,8 @@
 #include <dsv3/cuda/linear/batched_gemm.cuh>
 #include <dsv3/cuda/linear/gemm.cuh>
 #include <dsv3/cuda/linear/grouped_gemm.cuh>
+#include <dsv3/cuda/linear/scaled_gemm.cuh>
+#include <dsv3/cuda/linear/scaled_grouped_gemm.cuh>
 #include <dsv3/cuda/loss/cross_entropy.cuh>
 #include <dsv3/cuda/memory/add.cuh>
 #include <dsv3/cuda/memory/copy.cuh>
@@ -25,3 +27,5 @@
 #include <dsv3/cuda/rope/decoupled_rope.cuh>
 #include <dsv3/cuda/routing/balance.cuh>
 #include <dsv3/cuda/routing/router.cuh>
+#include <dsv3/cuda/sample/accept_draft.cuh>
+#include <dsv3/cuda/sample/token_distribution.cuh>

@@ -32,8 +32,7 @@ template <class P, class Row>
 struct problem {
   using cached = op::latent_cache<P, Row>;
   using decode = op::mla_decode<P, Row>;
-  static constexpr index_t lengths_of[] = {150, 70}, queries_of[] = {3, 1}, tokens = 220, queries = 4,
-                           heads = 5;
+  static constexpr index_t tokens = 220, queries = 4, heads = 5;
 
   size_case size;
   index_t page_rows, table_pages;
@@ -58,7 +57,7 @@ struct problem {
     c.normal(1), k_rope.normal(2), q_latent.normal(3), q_rope.normal(4);
     table.fill([&](index_t i) { return 2 * table_pages - i; });
     positions.fill([](index_t) { return 0; });
-    lengths.fill([](index_t b) { return lengths_of[b]; });
+    lengths.fill([](index_t b) { return b == 0 ? 150 : 70; });
     offsets.fill([](index_t b) { return b == 0 ? 0 : b == 1 ? 150 : 220; });
     query_offsets.fill([](index_t b) { return b == 0 ? 0 : b == 1 ? 3 : 4; });
   }

@@ -9,13 +9,14 @@
 
 #include <cstdio>
 #include <string>
+#include <string_view>
 
 namespace dsv3::inline DSV3_ABI::cuda {
 
 /// The first breach since the last look. Lies in memory that host and GPU share.
 struct misuse_report {
   const char* operation;  // the host's address of what goes before the sentence with a colon, or null
-  const char* sentence;   // of a literal with up to four {}
+  const char* sentence;   // of a literal with up to four {} for whole numbers, {f} for the bits of a double
   long long numbers[4];   // what to put there
   int stage;              // 0: free, 1: somebody writes, 2: complete
 };
@@ -62,11 +63,13 @@ inline void raise_misuse(misuse_report& report) {
   if (seen.stage != 2) return;
   std::string text = seen.operation == nullptr ? "" : std::string(seen.operation) + ": ";
   int next = 0;
-  for (const char* at = seen.sentence; *at != 0; ++at)
-    if (at[0] == '{' && at[1] == '}' && next < 4)
-      text += std::to_string(seen.numbers[next++]), ++at;
+  for (std::string_view rest = seen.sentence; !rest.empty();)
+    if (next < 4 && rest.starts_with("{}"))
+      text += std::to_string(seen.numbers[next++]), rest.remove_prefix(2);
+    else if (next < 4 && rest.starts_with("{f}"))
+      text += std::to_string(__builtin_bit_cast(double, seen.numbers[next++])), rest.remove_prefix(3);
     else
-      text += *at;
+      text += rest.front(), rest.remove_prefix(1);
   report.stage = 0;
   raise(text);
 }

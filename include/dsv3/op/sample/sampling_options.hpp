@@ -17,7 +17,7 @@ struct sampling_options {
   double top_p = 1;               // of these the fewest whose share is at least so much; 1: all
   double repetition_penalty = 1;  // above 1 makes seen tokens less likely; 1: none
 
-  bool greedy() const { return temperature == 0; }
+  DSV3_HOST_DEVICE bool greedy() const { return temperature == 0; }
 
   status check() const {
     const auto wrong = [](const char* name, const std::string& found, const char* expected) {
