@@ -10,6 +10,7 @@
 #include <dsv3/cuda/embedding/embedding.cuh>
 #include <dsv3/cuda/expert/permute.cuh>
 #include <dsv3/cuda/expert/swiglu.cuh>
+#include <dsv3/cuda/host/annotate.cuh>
 #include <dsv3/cuda/host/device.cuh>
 #include <dsv3/cuda/linear/batched_gemm.cuh>
 #include <dsv3/cuda/linear/gemm.cuh>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/comm/solo.hpp>
+#include <dsv3/exec/checked.hpp>
 #include <dsv3/exec/counting_memory.hpp>
 #include <dsv3/exec/measure.hpp>
 #include <dsv3/exec/random.hpp>

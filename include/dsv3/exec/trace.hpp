@@ -2,7 +2,7 @@
 // backend::trace<B>: name and time every operation.
 #pragma once
 
-#include <dsv3/exec/dispatch.hpp>
+#include <dsv3/exec/decorator.hpp>
 
 #include <chrono>
 #include <string>
@@ -38,26 +38,16 @@ struct backend_state<backend::trace<B>> {
 
 template <class Op, class B>
   requires(!std::is_void_v<typename nearest<Op, B>::type>)
-struct implementation<Op, backend::trace<B>> {
-  using body = typename nearest<Op, B>::type;
-
+struct implementation<Op, backend::trace<B>> : detail::decorated<Op, B> {
   template <class Ctx, class Args>
   static void run(Ctx& ctx, const Args& args) {
     synchronize(ctx);
     const auto begin = std::chrono::steady_clock::now();
-    body::run(ctx, args);
+    detail::decorated<Op, B>::body::run(ctx, args);
     synchronize(ctx);
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
     trace_log* log = state_of<backend::trace<B>>(ctx.state).log;
     if (log != nullptr) log->entries.push_back({Args::name, elapsed.count()});
-  }
-
-  template <class Ctx, class Args>
-    requires requires(const Ctx& ctx, scratch_arena& arena, const Args& args) {
-      body::scratch(ctx, arena, args);
-    }
-  static auto scratch(const Ctx& ctx, scratch_arena& arena, const Args& args) {
-    return body::scratch(ctx, arena, args);
   }
 };
 

@@ -16,6 +16,31 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda {
 
+/// Whether GPU `index` can be worked with, from what runtime and driver say: the answer and the number of
+/// GPUs of cudaGetDeviceCount, and the version of cudaDriverGetVersion, 0 where there is no driver.
+inline status usable_gpu(cudaError_t answer, int count, int driver, int index) {
+  const auto version = [](int number) {
+    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+  };
+  if (driver == 0) return status{"no NVIDIA GPU was found: there is no driver"};
+  if (answer == cudaErrorInsufficientDriver || driver < CUDART_VERSION / 1000 * 1000)
+    return status{"the driver knows CUDA " + version(driver) + ", this program was compiled with " +
+                  version(CUDART_VERSION) + "; a driver for that or later is needed"};
+  if (answer != cudaSuccess || count == 0)
+    return status{std::string("no NVIDIA GPU was found (") + cudaGetErrorString(answer) + ")"};
+  if (index < 0 || index >= count)
+    return status{"GPU " + std::to_string(index) + " was asked for, there are " + std::to_string(count) +
+                  ", counted from 0"};
+  return {};
+}
+
+/// Whether the bodies of backend::cuda run on a GPU of this compute capability.
+inline status usable_capability(int index, const char* name, int major, int minor) {
+  if (major >= 8) return {};
+  return status{"GPU " + std::to_string(index) + ", " + name + ", has compute capability " +
+                std::to_string(major) + "." + std::to_string(minor) + ", 8.0 or later is needed"};
+}
+
 /// Owns per-GPU state that outlives operations. Neither copied nor moved: contexts point to it.
 class device {
  public:
@@ -25,20 +50,10 @@ class device {
     int count = 0, driver = 0;
     (void)cudaDriverGetVersion(&driver);
     const cudaError_t answer = cudaGetDeviceCount(&count);
-    if (answer == cudaErrorInsufficientDriver || (driver > 0 && driver < CUDART_VERSION / 1000 * 1000))
-      raise("the driver knows CUDA " + version(driver) + ", this program was compiled with " +
-            version(CUDART_VERSION) + "; a driver for that or later is needed");
-    if (answer != cudaSuccess || count == 0)
-      raise("no NVIDIA GPU was found (" + std::string(cudaGetErrorString(answer)) + ")");
-    if (index < 0 || index >= count)
-      raise("GPU " + std::to_string(index) + " was asked for, there are " + std::to_string(count) +
-            ", counted from 0");
+    dsv3::require(usable_gpu(answer, count, driver, index));
     require(cudaSetDevice(index), "GPU " + std::to_string(index));
     require(cudaGetDeviceProperties(&properties_, index), "GPU " + std::to_string(index));
-    if (properties_.major < 8)
-      raise("GPU " + std::to_string(index) + ", " + properties_.name + ", has compute capability " +
-            std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
-            ", 8.0 or later is needed");
+    dsv3::require(usable_capability(index, properties_.name, properties_.major, properties_.minor));
     report_ = memory_block(shared_, sizeof(misuse_report));
     std::memset(report_.data(), 0, sizeof(misuse_report));
     products_.emplace();
@@ -61,10 +76,6 @@ class device {
   misuse_report* report() { return reinterpret_cast<misuse_report*>(report_.data()); }
 
  private:
-  static std::string version(int number) {
-    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
-  }
-
   int index_;
   cudaDeviceProp properties_ = {};
   shared_memory shared_;
