@@ -7,6 +7,7 @@
 #include <doctest/doctest.h>
 
 #include <string>
+#include <type_traits>
 
 // One source tests both wings: where DSV3_TEST_BACKEND names a backend of GPUs, `run` runs there. All memory
 // of such a program can be reached by host and GPU, see support/cuda_main.cpp.
@@ -27,6 +28,7 @@ inline auto context(int) {
   dsv3::state_of<dsv3::backend::cuda>(ctx.state).device = &gpu();
   return ctx;
 }
+inline constexpr bool on_hopper = std::is_same_v<dsv3::backend::DSV3_TEST_BACKEND, dsv3::backend::hopper>;
 using scratch_memory = dsv3::cuda::device_memory;
 /// For bundles that tests look into and operations work on: what `new` gives out, a cache line's multiple.
 class reachable_memory final : public dsv3::memory_resource {
@@ -35,6 +37,7 @@ class reachable_memory final : public dsv3::memory_resource {
 };
 #else
 inline auto context(int threads) { return dsv3::cpu_context<>{.threads = threads}; }
+inline constexpr bool on_hopper = false;
 using scratch_memory = dsv3::host_memory;
 using reachable_memory = dsv3::host_memory;
 #endif

@@ -22,6 +22,10 @@ struct tolerance<dsv3::bf16_mixed> {
   static constexpr double row = 2e-2;
 };
 
+/// Products of 8-bit numbers of which a matrix unit, or the model of one, sums 128 in few bits before they
+/// become floats.
+inline constexpr double few_bits_row = 2e-3;
+
 /// Central differences in double: step and allowed relative error of the slope.
 inline constexpr double difference_step = 1e-5, difference_tolerance = 2e-7;
 
