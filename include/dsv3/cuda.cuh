@@ -15,6 +15,7 @@
 #include <dsv3/cuda/linear/batched_gemm.cuh>
 #include <dsv3/cuda/linear/gemm.cuh>
 #include <dsv3/cuda/linear/grouped_gemm.cuh>
+#include <dsv3/cuda/linear/grouped_gemm_sm90.cuh>
 #include <dsv3/cuda/linear/scaled_gemm.cuh>
 #include <dsv3/cuda/linear/scaled_grouped_gemm.cuh>
 #include <dsv3/cuda/loss/cross_entropy.cuh>

@@ -127,6 +127,12 @@ __device__ __forceinline__ unsigned cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
+/// Blocks of the cluster along x; 1 where the launch asked for none.
+__device__ __forceinline__ unsigned cluster_blocks() {
+  unsigned count;
+  asm volatile("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(count));
+  return count;
+}
 /// All threads of all blocks of the cluster meet.
 __device__ __forceinline__ void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
