@@ -11,6 +11,7 @@ namespace dsv3_train {
 class cpu_place : public support::cpu_place {
  public:
   using support::cpu_place::cpu_place;
+  using execution = dsv3::directly;  // of steps
 
   /// The state as files are written from it and read into it. `bring` first makes it what was learned, `send`
   /// makes the run go on from it.

@@ -6,6 +6,8 @@
 
 #include <support/gpu_place.cuh>
 
+#include <dsv3/cuda/host/recorded_work.cuh>
+
 #include <memory>
 
 namespace dsv3_train {
@@ -18,6 +20,7 @@ class gpu_place : public support::gpu_place<Backend> {
 
  public:
   using base::base;
+  using execution = dsv3::cuda::recorded_work;  // of steps
   using typename base::context;
 
   /// Of the smallest shape: only what is learned counts. Memory that nobody writes takes none.

@@ -82,7 +82,7 @@ class trainer_of final : public trainer {
     if constexpr (watches)
       if (settings_.shadow_every > 0 && (done.step + 1) % settings_.shadow_every == 0)
         record.shadow = beside(batches);
-    record.report = dsv3::train_step(ctx_, communicator_, model_, state_, batches, options_);
+    record.report = dsv3::train_step(ctx_, communicator_, model_, state_, batches, options_, execute_);
     if constexpr (watches)
       if (!record.report.updated) {
         const std::string first = watched(batches).first_not_finite();
@@ -217,6 +217,7 @@ class trainer_of final : public trainer {
   dsv3::row_reader training_, held_out_;
   std::uint32_t data_sum_;
   typename Place::context ctx_;
+  typename Place::execution execute_;
   std::optional<text_decoder<P, Place>> decoder_;
   std::unique_ptr<shadow> shadow_;
   dsv3::solo communicator_;

@@ -134,6 +134,7 @@ TEST_CASE("adamw moves more than 2^31 elements") {
     p.data<float>()[i] = static_cast<float>(i % 11);
   }
   const double scale = 1;
+  const auto pace = adamw_config{}.pace(0.5, 1);
   support::run(1, [&](auto& ctx) {
     op::adamw<bf16_mixed>::step(ctx, {.g = view<const float, 1>{g.data<float>(), n},
                                       .scale = view{&scale, 1},
@@ -142,8 +143,7 @@ TEST_CASE("adamw moves more than 2^31 elements") {
                                       .m = view{m.data<bf16>(), n},
                                       .v = view{v.data<bf16>(), n},
                                       .config = {},
-                                      .learning_rate = 0.5,
-                                      .step = 1});
+                                      .pace = view{pace.data(), 3}});
   });
   std::vector<double> found, expected, found_m, expected_m;
   for (index_t i = far; i < n; ++i) {

@@ -34,7 +34,7 @@ void step(benchmark::State& state) {
   const int threads = static_cast<int>(state.range(0));
   tensors<P> t(Sizes.hidden * Sizes.expert_inner);
   cpu_context<> ctx{.threads = threads};
-  index_t count = 0;
+  const auto pace = adamw_config{}.pace(1e-4, 1);
   for (auto _ : state)
     op::adamw<P>::step(ctx, {.g = t.g,
                              .scale = t.scale,
@@ -43,8 +43,7 @@ void step(benchmark::State& state) {
                              .m = t.m,
                              .v = t.v,
                              .config = {},
-                             .learning_rate = 1e-4,
-                             .step = ++count});
+                             .pace = view{pace.data(), 3}});
   support::count_bytes(state, t.bytes(), threads);
 }
 

@@ -51,7 +51,7 @@ struct batch_tokens {
   }
 };
 
-/// What the operations of a step pass on to each other besides gradients.
+/// What the operations of a step read and pass on to each other besides gradients.
 struct step_numbers {
   struct config_type {
     index_t micro_batches = 1, depths = 1, routers = 0, experts = 0;
@@ -59,11 +59,13 @@ struct step_numbers {
   config_type config;
   view<double, 2> losses;  // [micro_batches, depths + 1]   cross entropy by depth, balance
   view<double, 1> norm;    // [3]                           sum of squares, norm, clip factor
+  view<double, 1> pace;    // [3]                           of adamw_config
 
   template <class Visit, class... Self>
   static void each_field(const config_type& c, Visit&& visit, Self&... self) {
     visit("losses", shape{c.micro_batches, c.depths + 1}, self.losses...);
     visit("norm", shape{3}, self.norm...);
+    visit("pace", shape{3}, self.pace...);
   }
 };
 
@@ -72,6 +74,7 @@ struct reported_numbers {
   step_numbers::config_type config;
   view<double, 2> losses;               // [micro_batches, depths + 1]   of step_numbers, at the end of a step
   view<double, 1> norm;                 // [3]
+  view<double, 1> pace;                 // [3]                           written by the host before a step
   view<std::int64_t, 1> target_counts;  // [depths + 1]                  by depth; last: sequences
   view<std::int64_t, 2> load;           // [routers, experts]            assignments of the last step
 
@@ -79,6 +82,7 @@ struct reported_numbers {
   static void each_field(const step_numbers::config_type& c, Visit&& visit, Self&... self) {
     visit("losses", shape{c.micro_batches, c.depths + 1}, self.losses...);
     visit("norm", shape{3}, self.norm...);
+    visit("pace", shape{3}, self.pace...);
     visit("target_counts", shape{c.depths + 1}, self.target_counts...);
     visit("load", shape{c.routers, c.experts}, self.load...);
   }
@@ -158,8 +162,8 @@ struct training_state {
   owned<rope_table<accumulator<P>>> rope;
   owned<batch_tokens> tokens;        // written by the host
   owned<batch_tokens> placed;        // the same where operations read it
-  owned<step_numbers> numbers;       // written by operations
-  owned<reported_numbers> reported;  // the same where the host reads it, at the end of a step
+  owned<step_numbers> numbers;       // of operations
+  owned<reported_numbers> reported;  // the same where the host writes before a step and reads after it
 
   training_state(const memory_sources& memory, const deepseek_v3<P, L>& model, const step_shape& step)
       : shape(step),

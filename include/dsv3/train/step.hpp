@@ -66,18 +66,25 @@ struct step_phases {
     op::copy<std::int32_t, std::int32_t>::forward(ctx,
                                                   {.x = as_row(ids), .y = as_row(state.placed.ids.flat())});
   }
+  template <class Ctx>
+  void take_pace(Ctx& ctx) const {
+    copy_numbers(ctx, state.reported.pace, state.numbers.pace);
+  }
 
   // What operations found, to where the host reads it.
   template <class Ctx>
   void report_losses(Ctx& ctx) const {
-    op::copy<double, double>::forward(ctx, {.x = state.numbers.losses, .y = state.reported.losses});
+    copy_numbers(ctx, state.numbers.losses.flat(), state.reported.losses.flat());
   }
   template <class Ctx>
   void report_norm(Ctx& ctx) const {
-    op::copy<double, double>::forward(ctx,
-                                      {.x = as_row(state.numbers.norm), .y = as_row(state.reported.norm)});
+    copy_numbers(ctx, state.numbers.norm, state.reported.norm);
   }
 
+  template <class Ctx>
+  static void copy_numbers(Ctx& ctx, view<double, 1> from, view<double, 1> to) {
+    op::copy<double, double>::forward(ctx, {.x = as_row(from), .y = as_row(to)});
+  }
   template <class T>
   static view<T, 2> as_row(view<T, 1> values) {
     return view<T, 2>{values.data(), 1, values.size()};
@@ -122,29 +129,35 @@ struct step_phases {
     op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
     for (const parameter<P>& row : state.parameters)
       gradient_norm::accumulate(ctx, {.x = row.g, .sum = number(0)});
-    gradient_norm::finish(ctx,
-                          {.sum = number(0), .limit = options.clip, .norm = number(1), .scale = number(2)});
+    gradient_norm::finish(ctx, {.sum = number(0),
+                                .limit = options.clip,
+                                .finite = state.numbers.losses.flat(),
+                                .norm = number(1),
+                                .scale = number(2)});
   }
 
+  // Leaves everything as it is where the clip factor is not finite.
   template <class Ctx>
-  void update(Ctx& ctx, index_t update) const {
+  void update(Ctx& ctx) const {
     for (const parameter<P>& row : state.parameters) {
       if (row.w.empty())
-        move(ctx, row, row.p, update);
+        move(ctx, row, row.p);
       else
-        move(ctx, row, row.w, update);
+        move(ctx, row, row.w);
       // Weights in tiles are quantised here, once for all products that read them until the next update.
       if (!row.tiles.empty())
         adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, model.config.recipe);
     }
     for (index_t r = 0; r < state.routing.bias.extent(0); ++r)
-      op::routing_bias<P>::update(
-          ctx, {.load = state.routing.load[r], .bias = state.routing.bias[r], .rate = options.bias_rate});
+      op::routing_bias<P>::update(ctx, {.load = state.routing.load[r],
+                                        .bias = state.routing.bias[r],
+                                        .rate = options.bias_rate,
+                                        .scale = number(2)});
   }
 
   // Matrices decay, norm gains do not.
   template <class Ctx, class Weight>
-  void move(Ctx& ctx, const parameter<P>& row, view<Weight, 1> w, index_t update) const {
+  void move(Ctx& ctx, const parameter<P>& row, view<Weight, 1> w) const {
     adamw_config optimizer = options.optimizer;
     if (!row.is_matrix) optimizer.weight_decay = 0;
     op::adamw<P, Weight>::step(ctx, {.g = row.g,
@@ -154,8 +167,7 @@ struct step_phases {
                                      .m = row.m,
                                      .v = row.v,
                                      .config = optimizer,
-                                     .learning_rate = options.learning_rate,
-                                     .step = update});
+                                     .pace = state.numbers.pace});
   }
 
   // The load of a step is reported and forgotten, whether the step counted or not.
@@ -163,6 +175,21 @@ struct step_phases {
   void take_load(Ctx& ctx) const {
     op::copy<std::int64_t, std::int64_t>::forward(ctx, {.x = state.routing.load, .y = state.reported.load});
     op::fill<std::int64_t>::constant(ctx, {.y = state.routing.load.flat(), .value = 0});
+  }
+
+  // All of a step that is not the host's.
+  template <class Ctx>
+  void run(Ctx& ctx, std::span<const token_batch> batches, const std::vector<index_t>& target_counts,
+           index_t sequences) const {
+    take_tokens(ctx);
+    take_pace(ctx);
+    op::fill<double>::constant(ctx, {.y = state.numbers.losses.flat(), .value = 0});
+    gradients(ctx, batches, target_counts, sequences);
+    norm(ctx);
+    update(ctx);
+    take_load(ctx);
+    report_losses(ctx);
+    report_norm(ctx);
   }
 
   // The first thing that is not finite: the losses, then the gradients in the order of the table of contents.
@@ -185,20 +212,52 @@ struct step_phases {
   }
 };
 
+// What the work of a step depends on besides memory that stays where it is.
+inline std::vector<double> numbers_of(std::span<const token_batch> batches, const step_options& options,
+                                      const std::vector<index_t>& target_counts, index_t sequences) {
+  const adamw_config& adam = options.optimizer;
+  std::vector<double> numbers{adam.beta1,
+                              adam.beta2,
+                              adam.epsilon,
+                              adam.weight_decay,
+                              options.clip,
+                              options.bias_rate,
+                              options.mtp_weight,
+                              options.balance.coefficient,
+                              static_cast<double>(options.balance.indicator),
+                              static_cast<double>(sequences)};
+  for (const index_t count : target_counts) numbers.push_back(static_cast<double>(count));
+  for (const token_batch& batch : batches) {
+    numbers.push_back(__builtin_bit_cast(double, batch.inputs.data()));
+    numbers.push_back(static_cast<double>(batch.inputs.extent(0)));
+  }
+  return numbers;
+}
+
 }  // namespace detail
+
+/// Executes the work of a step as it is written. What may execute it otherwise, for one who has recorded it,
+/// gets a key besides: all numbers of the host that the work depends on.
+struct directly {
+  template <class Ctx, class Work>
+  void operator()(Ctx& ctx, const std::vector<double>&, Work&& work) const {
+    work(ctx);
+  }
+};
 
 /// One step over `batches`, at most state.shape.micro_batches of them. With a loss or a gradient that is not
 /// finite nothing is updated: weights, moments and routing bias stay as they are, the load is dropped, and
 /// the step counts as skipped. The load of the step is in state.reported.load afterwards. Waits for the
 /// context.
-template <execution_context Ctx, class Communicator, precision P, layout_policy L>
+template <execution_context Ctx, class Communicator, precision P, layout_policy L, class Execute = directly>
 step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, L>& model,
                        training_state<P, L>& state, std::span<const token_batch> batches,
-                       const step_options& options) {
+                       const step_options& options, Execute&& execute = {}) {
   const index_t depths = 1 + model.config.mtp_depth;
   if (batches.empty() || static_cast<index_t>(batches.size()) > state.shape.micro_batches)
     raise("train_step: " + std::to_string(batches.size()) + " micro-batches found, expected 1 to " +
           std::to_string(state.shape.micro_batches));
+  training_progress& progress = state.progress;
   const auto counts = state.reported.target_counts;
   for (index_t k = 0; k <= depths; ++k) {
     counts(k) = 0;
@@ -207,15 +266,15 @@ step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, 
           k < depths ? batch.target_counts.at(static_cast<std::size_t>(k)) : batch.sequence.sequences();
   }
   comm.all_reduce(ctx, counts, reduction::sum);
-  const detail::step_phases<P, L, Communicator> phases{comm, model, state, options};
-  phases.take_tokens(ctx);
-  op::fill<double>::constant(ctx, {.y = state.numbers.losses.flat(), .value = 0});
   synchronize(ctx);
+  const std::vector<index_t> targets(counts.data(), counts.data() + depths);
+  const index_t sequences = counts(depths);
+  const auto pace = options.optimizer.pace(options.learning_rate, progress.updates + 1);
+  std::copy(pace.begin(), pace.end(), state.reported.pace.data());
 
-  phases.gradients(ctx, batches, std::vector<index_t>(counts.data(), counts.data() + depths), counts(depths));
-  phases.norm(ctx);
-  phases.report_losses(ctx);
-  phases.report_norm(ctx);
+  const detail::step_phases<P, L, Communicator> phases{comm, model, state, options};
+  execute(ctx, detail::numbers_of(batches, options, targets, sequences),
+          [&](auto& at) { phases.run(at, batches, targets, sequences); });
   synchronize(ctx);
 
   step_report report;
@@ -225,15 +284,8 @@ step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, 
   report.balance = state.reported.sum_of_losses(depths);
   report.loss = report.ce + options.mtp_weight * report.mtp + report.balance;
   report.grad_norm = state.reported.norm(1);
-
-  training_progress& progress = state.progress;
-  report.updated = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
-  if (report.updated)
-    phases.update(ctx, progress.updates + 1);
-  else
-    report.bad = phases.first_bad(ctx);
-  phases.take_load(ctx);
-  synchronize(ctx);
+  report.updated = std::isfinite(state.reported.norm(2));
+  if (!report.updated) report.bad = phases.first_bad(ctx);
 
   progress.step += 1;
   progress.tokens +=
@@ -280,14 +332,8 @@ std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, traini
   // The data of the batch's views is not read.
   const token_batch batch = state.micro_batch(0, state.shape.rows);
   return measure(ctx, [&](auto& probe) {
-    phases.take_tokens(probe);
     initialize_tensor(probe, state.parameters.front().name, true, state.parameters.front().p, 1, 0);
-    phases.gradients(probe, std::span(&batch, 1), batch.target_counts, state.shape.rows);
-    phases.norm(probe);
-    phases.report_losses(probe);
-    phases.report_norm(probe);
-    phases.update(probe, 1);
-    phases.take_load(probe);
+    phases.run(probe, std::span(&batch, 1), batch.target_counts, state.shape.rows);
   });
 }
 

@@ -24,12 +24,12 @@ struct fixture {
   guarded<master<P>, 1> p;
   guarded<Weight, 1> w;
   guarded<moment<P>, 1> m, v;
-  guarded<double, 1> scale;
+  guarded<double, 1> scale, pace;
   double learning_rate = 0.01;
   adamw_config config;
   index_t step = 1;
 
-  explicit fixture(index_t n) : g(0, n), p(0, n), w(0, n), m(0, n), v(0, n), scale(0, 1) {
+  explicit fixture(index_t n) : g(0, n), p(0, n), w(0, n), m(0, n), v(0, n), scale(0, 1), pace(0, 3) {
     p.normal(2);
     m.fill([](index_t) { return 0.0; }), v.fill([](index_t) { return 0.0; });
     scale.fill([](index_t) { return 0.5; });
@@ -38,15 +38,9 @@ struct fixture {
   void next_gradient() { g.normal(100 + static_cast<std::uint64_t>(step), 0.3); }
 
   typename op::adamw<P, Weight>::step_args args() {
-    return {.g = g,
-            .scale = scale,
-            .p = p,
-            .w = w,
-            .m = m,
-            .v = v,
-            .config = config,
-            .learning_rate = learning_rate,
-            .step = step};
+    const auto now = config.pace(learning_rate, step);
+    pace.fill([&](index_t i) { return now[static_cast<std::size_t>(i)]; });
+    return {.g = g, .scale = scale, .p = p, .w = w, .m = m, .v = v, .config = config, .pace = pace};
   }
   void run(int threads = 2) {
     support::run(threads, [&](auto& ctx) { op::adamw<P, Weight>::step(ctx, args()); });
@@ -70,15 +64,16 @@ constexpr index_t lengths[] = {1, 15, 16, 100, 4097, 40000};
 void adamw_step(const float* g, float* p, float* m, float* v, std::int64_t n, std::int64_t count) {
   cpu_context<> ctx{.threads = 2};
   const double scale = 1;
+  const adamw_config config;
+  const auto pace = config.pace(2.2e-4, count);
   op::adamw<fp32>::step(ctx, {.g = view{g, n},
                               .scale = view{&scale, 1},
                               .p = view{p, n},
                               .w = view{p, n},
                               .m = view{m, n},
                               .v = view{v, n},
-                              .config = {},
-                              .learning_rate = 2.2e-4,
-                              .step = count});
+                              .config = config,
+                              .pace = view{pace.data(), 3}});
 }
 
 }  // namespace
@@ -191,10 +186,10 @@ TEST_CASE_TEMPLATE("adamw may read the weights from the masters", P, fp64_refere
   fixture<P> apart(5000), over(5000);
   for (apart.step = 1; apart.step <= 2; ++apart.step) {
     apart.run();
+    over.step = apart.step;
     support::run(2, [&](auto& ctx) {
       auto args = over.args();
       args.w = over.p;
-      args.step = apart.step;
       op::adamw<P>::step(ctx, args);
     });
   }
@@ -292,7 +287,9 @@ TEST_CASE("adamw says what does not fit") {
   CHECK(check([&](auto& a) { a.m = other.m; }) == "adamw.step: m has 7 elements, g has 8");
   CHECK(check([&](auto& a) { a.v = other.v; }) == "adamw.step: v has 7 elements, g has 8");
   CHECK(check([&](auto& a) { a.scale = two; }) == "adamw.step: scale has 2 elements, a scalar has 1");
-  CHECK(check([&](auto& a) { a.step = 0; }) == "adamw.step: steps are counted from 1");
+  CHECK(check([&](auto& a) { a.pace = two; }) == "adamw.step: pace has 2 elements, config.pace has 3");
+  CHECK(support::raised([] { adamw_config{}.pace(1e-3, 0); }) ==
+        "adamw: step 0 found, steps are counted from 1");
   CHECK(check([&](auto& a) { a.g = view<const float, 1>(nullptr, 8); }) ==
         "adamw.step: g has 8 elements and a null pointer");
 }

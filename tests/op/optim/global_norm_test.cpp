@@ -174,3 +174,17 @@ TEST_CASE("global_norm says what does not fit") {
   CHECK(finish(1, two, one) == "global_norm.finish: norm has 2 elements, a scalar has 1");
   CHECK(finish(1, one, {}) == "global_norm.finish: scale has 0 elements, a scalar has 1");
 }
+
+TEST_CASE("other numbers that are not finite make the factor NaN, and leave the norm") {
+  for (const double bad : {double(NAN), double(INFINITY), -double(INFINITY), 3.0}) {
+    guarded<double, 1> sum = scalar(25), norm(0, 1), scale(0, 1), losses(0, 3);
+    losses.fill([&](index_t i) { return i == 1 ? bad : 1.0; });
+    support::run(1, [&](auto& ctx) {
+      op::global_norm<float>::finish(
+          ctx, {.sum = sum, .limit = 10, .finite = losses, .norm = norm, .scale = scale});
+    });
+    CHECK(norm.values()[0] == 5);
+    CHECK(std::isnan(scale.values()[0]) == !std::isfinite(bad));
+    if (std::isfinite(bad)) CHECK(scale.values()[0] == 1);
+  }
+}

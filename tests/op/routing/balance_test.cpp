@@ -326,3 +326,19 @@ TEST_CASE("balancing says what does not fit") {
           op::routing_bias<P>::update(ctx, {.load = load, .bias = bias.get().rows(0, 3), .rate = -1});
         }) == "routing_bias.update: the rate must not be negative");
 }
+
+TEST_CASE_TEMPLATE("routing_bias moves nothing where the clip factor is not finite", P, fp64_reference,
+                   fp32) {
+  for (const double factor : {double(NAN), double(INFINITY), 0.5}) {
+    guarded<std::int64_t, 1> load(0, 4);
+    guarded<master<P>, 1> bias(0, 4);
+    guarded<double, 1> scale(0, 1);
+    load.fill([](index_t e) { return 3 * e; }), bias.fill([](index_t) { return 0.0; });
+    scale.fill([&](index_t) { return factor; });
+    support::run(1, [&](auto& ctx) {
+      op::routing_bias<P>::update(ctx, {.load = load, .bias = bias, .rate = 1, .scale = scale});
+    });
+    CHECK(bias.values() ==
+          (std::isfinite(factor) ? std::vector<double>{1, 1, -1, -1} : std::vector<double>{0, 0, 0, 0}));
+  }
+}

@@ -42,10 +42,10 @@ struct implementation<op::adamw<P, Weight>, backend::cpu> {
           take_m(number(1 - args.config.beta1)),
           keep_v(number(args.config.beta2)),
           take_v(number(1 - args.config.beta2)),
-          unbias_m(number(1 / (1 - std::pow(args.config.beta1, static_cast<double>(args.step))))),
-          unbias_v(number(1 / (1 - std::pow(args.config.beta2, static_cast<double>(args.step))))),
+          unbias_m(number(args.pace(1))),
+          unbias_v(number(args.pace(2))),
           scale(number(args.scale(0))),
-          learning_rate(number(args.learning_rate)),
+          learning_rate(number(args.pace(0))),
           epsilon(number(args.config.epsilon)),
           weight_decay(number(args.config.weight_decay)) {}
   };

@@ -39,8 +39,10 @@ struct implementation<op::global_norm<Element>, backend::cpu> {
   static void run(Ctx&, const typename op_type::finish_args& args) {
     const double norm = std::sqrt(args.sum(0));
     args.norm(0) = norm;
-    args.scale(0) = std::isfinite(norm) ? std::min(1.0, args.limit / (norm + 1e-6))
-                                        : std::numeric_limits<double>::quiet_NaN();
+    bool finite = std::isfinite(norm);
+    for (index_t i = 0; i < args.finite.extent(0); ++i) finite = finite && std::isfinite(args.finite(i));
+    args.scale(0) =
+        finite ? std::min(1.0, args.limit / (norm + 1e-6)) : std::numeric_limits<double>::quiet_NaN();
   }
 
  private:

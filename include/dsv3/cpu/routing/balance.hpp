@@ -7,6 +7,7 @@
 #include <dsv3/op/routing/balance.hpp>
 
 #include <algorithm>
+#include <cmath>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -15,6 +16,7 @@ struct implementation<op::routing_bias<P>, backend::cpu> {
   // load < mean exactly where load · experts < total: no division, so equality is exact.
   template <class Ctx>
   static void run(Ctx&, const typename op::routing_bias<P>::update_args& args) {
+    if (!args.scale.empty() && !std::isfinite(args.scale(0))) return;
     const index_t experts = args.load.extent(0);
     std::int64_t total = 0;
     for (index_t e = 0; e < experts; ++e) total += args.load(e);

@@ -7,32 +7,31 @@
 #include <dsv3/op/optim/adamw.hpp>
 
 #include <algorithm>
-#include <cmath>
 
 namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
-/// What is the same for every element, computed in double and rounded once.
+/// What is the same for every element, computed in double and rounded once; by the kernel, what changes from
+/// step to step.
 template <class Number>
 struct adamw_coefficients {
   Number keep_m, take_m, keep_v, take_v;  // β and 1 - β
-  Number unbias_m, unbias_v;              // 1 / (1 - β^step)
-  Number learning_rate, epsilon, weight_decay;
+  Number epsilon, weight_decay;
+  Number learning_rate = 0, unbias_m = 0, unbias_v = 0;
 
-  adamw_coefficients(const adamw_config& c, double rate, index_t step)
+  explicit adamw_coefficients(const adamw_config& c)
       : keep_m(Number(c.beta1)),
         take_m(Number(1 - c.beta1)),
         keep_v(Number(c.beta2)),
         take_v(Number(1 - c.beta2)),
-        unbias_m(Number(1 / (1 - std::pow(c.beta1, static_cast<double>(step))))),
-        unbias_v(Number(1 / (1 - std::pow(c.beta2, static_cast<double>(step))))),
-        learning_rate(Number(rate)),
         epsilon(Number(c.epsilon)),
         weight_decay(Number(c.weight_decay)) {}
+  __device__ void take(const double* pace) {
+    learning_rate = Number(pace[0]), unbias_m = Number(pace[1]), unbias_v = Number(pace[2]);
+  }
 };
 
 /// The addresses of one tensor's five arrays.
@@ -50,8 +49,7 @@ struct adamw_tensor {
       std::min(16 / *std::min_element(sizes, sizes + 4), 32 / *std::max_element(sizes, sizes + 4)));
 };
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// `Width` elements from `at` on. Everything is read before anything is written: w may be p.
 template <int Width, class P, class Weight>
@@ -79,9 +77,10 @@ __device__ __forceinline__ void adamw_update(const adamw_tensor<P, Weight>& t, i
 }
 
 template <int Width, class P, class Weight>
-__global__ void __launch_bounds__(256)
-    adamw_kernel(adamw_tensor<P, Weight> t, index_t n, const double* clip, adamw_coefficients<master<P>> c) {
+__global__ void __launch_bounds__(256) adamw_kernel(adamw_tensor<P, Weight> t, index_t n, const double* clip,
+                                                    const double* pace, adamw_coefficients<master<P>> c) {
   if (!isfinite(*clip)) return;
+  c.take(pace);
   const master<P> scale(*clip);
   const index_t step = static_cast<index_t>(gridDim.x) * blockDim.x;
   const index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -91,8 +90,7 @@ __global__ void __launch_bounds__(256)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P, class Weight>
 struct implementation<op::adamw<P, Weight>, backend::cuda> {
@@ -114,9 +112,9 @@ struct implementation<op::adamw<P, Weight>, backend::cuda> {
   static void launch(Ctx& ctx, const typename op_type::step_args& args,
                      const cuda::detail::adamw_tensor<P, Weight>& t) {
     const index_t n = args.g.extent(0);
-    const cuda::detail::adamw_coefficients<master<P>> c(args.config, args.learning_rate, args.step);
+    const cuda::detail::adamw_coefficients<master<P>> c(args.config);
     cuda::launch(op_type::step_args::name, ctx.stream, {.grid = cuda::grid_for(n, 256 * Width)},
-                 cuda::detail::adamw_kernel<Width, P, Weight>, t, n, args.scale.data(), c);
+                 cuda::detail::adamw_kernel<Width, P, Weight>, t, n, args.scale.data(), args.pace.data(), c);
   }
 };
 

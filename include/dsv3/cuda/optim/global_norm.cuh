@@ -52,10 +52,13 @@ __global__ void __launch_bounds__(256) square_sums_kernel(const Element* x, inde
 }
 
 template <class Number>
-__global__ void finish_norm_kernel(const Number* sum, Number limit, Number* norm, Number* scale) {
+__global__ void finish_norm_kernel(const Number* sum, Number limit, const Number* others, index_t count,
+                                   Number* norm, Number* scale) {
   const Number found = sqrt(*sum);
   *norm = found;
-  *scale = isfinite(found) ? min(Number(1), limit / (found + Number(1e-6))) : Number(nan(""));
+  bool finite = isfinite(found);
+  for (index_t i = 0; i < count; ++i) finite = finite && isfinite(others[i]);
+  *scale = finite ? min(Number(1), limit / (found + Number(1e-6))) : Number(nan(""));
 }
 
 }  // namespace cuda::detail
@@ -91,7 +94,8 @@ struct implementation<op::global_norm<Element>, backend::cuda> {
   template <class Ctx>
   static void run(Ctx& ctx, const typename op_type::finish_args& args) {
     cuda::launch(op_type::finish_args::name, ctx.stream, {.block = 1},
-                 cuda::detail::finish_norm_kernel<double>, args.sum.data(), args.limit, args.norm.data(),
+                 cuda::detail::finish_norm_kernel<double>, args.sum.data(), args.limit, args.finite.data(),
+                 args.finite.extent(0), args.norm.data(),
                  args.scale.data());
   }
 };

@@ -20,8 +20,10 @@ namespace cuda::detail {
 
 // load < mean exactly where load · experts < total: no division, so equality is exact.
 template <class Master>
-__global__ void move_bias_kernel(const std::int64_t* load, index_t experts, double rate, Master* bias) {
+__global__ void move_bias_kernel(const std::int64_t* load, index_t experts, double rate, const double* scale,
+                                 Master* bias) {
   __shared__ std::int64_t room[32];
+  if (scale != nullptr && !isfinite(*scale)) return;
   std::int64_t total = 0;
   for (index_t e = threadIdx.x; e < experts; e += blockDim.x) total += load[e];
   total = reduce_block(total, room, plus{});
@@ -132,7 +134,7 @@ struct implementation<op::routing_bias<P>, backend::cuda> {
   static void run(Ctx& ctx, const typename op::routing_bias<P>::update_args& args) {
     cuda::launch(op::routing_bias<P>::update_args::name, ctx.stream, {},
                  cuda::detail::move_bias_kernel<master<P>>, args.load.data(), args.load.extent(0), args.rate,
-                 args.bias.data());
+                 args.scale.data(), args.bias.data());
   }
 };
 

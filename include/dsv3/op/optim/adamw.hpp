@@ -6,15 +6,30 @@
 #include <dsv3/exec/dispatch.hpp>
 #include <dsv3/number/precision.hpp>
 
+#include <array>
+#include <cmath>
+#include <string>
+
 namespace dsv3::inline DSV3_ABI {
 
 struct adamw_config {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
+
+  /// The three numbers that are other ones at every step, counted from 1: the learning rate, and what makes
+  /// up for moments that began at zero, 1 / (1 − β^step) of either.
+  std::array<double, 3> pace(double learning_rate, index_t step) const {
+    if (step < 1) raise("adamw: step " + std::to_string(step) + " found, steps are counted from 1");
+    const auto unbias = [step](double beta) { return 1 / (1 - std::pow(beta, static_cast<double>(step))); };
+    return {learning_rate, unbias(beta1), unbias(beta2)};
+  }
+
+  friend bool operator==(const adamw_config&, const adamw_config&) = default;
 };
 
 namespace op {
 
-/// With ĝ = g · scale[0], p the master weight, step counted from 1, all in the master's type:
+/// With ĝ = g · scale[0], p the master weight, (learning_rate, 1 / (1 − β1^step), 1 / (1 − β2^step)) = pace,
+/// all in the master's type:
 ///   m = β1 m + (1 − β1) ĝ          v = β2 v + (1 − β2) ĝ²                  stored in the moment's type
 ///   p −= learning_rate · ((m / (1 − β1^step)) / (sqrt(v / (1 − β2^step)) + ε) + weight_decay · p)
 ///   w = Weight(p)
@@ -31,8 +46,8 @@ struct adamw {
     view<moment<P>, 1> m;          // [n]    moved
     view<moment<P>, 1> v;          // [n]    moved
     adamw_config config;
-    double learning_rate = 0;
-    index_t step = 1;
+    view<const double, 1> pace;  // [3]    config.pace(learning rate, step); where the data lies, so that a
+                                 //        recorded step can be repeated with the next one's
     status check() const {
       return requirements{name}
           .equal("p", "elements", p.extent(0), "g", g.extent(0))
@@ -40,13 +55,14 @@ struct adamw {
           .equal("m", "elements", m.extent(0), "g", g.extent(0))
           .equal("v", "elements", v.extent(0), "g", g.extent(0))
           .equal("scale", "elements", scale.extent(0), "a scalar", 1)
-          .that(step >= 1, "steps are counted from 1")
+          .equal("pace", "elements", pace.extent(0), "config.pace", 3)
           .present("g", g)
           .present("p", p)
           .present("w", w)
           .present("m", m)
           .present("v", v)
           .present("scale", scale)
+          .present("pace", pace)
           .verdict();
     }
     void outputs(auto&& visit) const { visit("p", p), visit("w", w), visit("m", m), visit("v", v); }

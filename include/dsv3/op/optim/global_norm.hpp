@@ -9,7 +9,8 @@ namespace dsv3::inline DSV3_ABI::op {
 
 /// accumulate:  sum += Σ x²                             in double, in a fixed order
 /// finish:      norm = sqrt(sum),   scale = min(1, limit / (norm + 1e-6))
-/// A norm that is not finite gives a scale that is not finite, which the optimiser takes as "change nothing".
+/// A norm that is not finite gives a scale that is not finite, which the optimiser takes as "change nothing";
+/// so does a number of `finite`.
 template <class Element>
 struct global_norm {
   struct accumulate_args {
@@ -28,10 +29,11 @@ struct global_norm {
 
   struct finish_args {
     static constexpr const char* name = "global_norm.finish";
-    view<const double, 1> sum;  // [1]
-    double limit = 1;           // largest norm that is left as it is
-    view<double, 1> norm;       // [1]    written
-    view<double, 1> scale;      // [1]    written
+    view<const double, 1> sum;          // [1]
+    double limit = 1;                   // largest norm that is left as it is
+    view<const double, 1> finite = {};  // [any]  what must be finite besides the norm: the losses
+    view<double, 1> norm;               // [1]    written
+    view<double, 1> scale;              // [1]    written
     status check() const {
       return requirements{name}
           .that(limit > 0, "the limit must be positive")

@@ -28,13 +28,16 @@ struct routing_bias {
     view<const std::int64_t, 1> load;  // [experts]    assignments of the whole step, all ranks
     view<master<P>, 1> bias;           // [experts]    moved
     double rate = 0;                   // gamma
+    view<const double, 1> scale = {};  // [1]          the clip factor; where it is not finite nothing moves
     status check() const {
-      return requirements{name}
-          .equal("bias", "experts", bias.extent(0), "load", load.extent(0))
+      requirements need{name};
+      need.equal("bias", "experts", bias.extent(0), "load", load.extent(0))
           .that(rate >= 0, "the rate must not be negative")
           .present("load", load)
-          .present("bias", bias)
-          .verdict();
+          .present("bias", bias);
+      if (!scale.empty())
+        need.equal("scale", "elements", scale.extent(0), "a scalar", 1).present("scale", scale);
+      return need.verdict();
     }
     void outputs(auto&& visit) const { visit("bias", bias); }
   };
