@@ -26,6 +26,11 @@
 #include <dsv3/cuda/norm/rms_norm.cuh>
 #include <dsv3/cuda/optim/adamw.cuh>
 #include <dsv3/cuda/optim/global_norm.cuh>
+#include <dsv3/cuda/quant/dispatch_quantizer.cuh>
+#include <dsv3/cuda/quant/stored_rows.cuh>
+#include <dsv3/cuda/quant/swiglu_quantizer.cuh>
+#include <dsv3/cuda/quant/tile_quantizer.cuh>
+#include <dsv3/cuda/quant/transposing_quantizer.cuh>
 #include <dsv3/cuda/rope/decoupled_rope.cuh>
 #include <dsv3/cuda/routing/balance.cuh>
 #include <dsv3/cuda/routing/router.cuh>

@@ -16,7 +16,7 @@ class guarded_tiles {
   guarded_tiles(index_t rows, index_t columns, bool token_minor)
       : guarded_tiles(rows, columns, token_minor, dsv3::ceil_div(columns, Tile::columns)) {}
   guarded_tiles(index_t rows, index_t columns, bool token_minor, index_t scale_columns)
-      : values_(3, rows, columns),
+      : values_(gap_of(columns), rows, columns),
         scales_(2, token_minor ? scale_columns : dsv3::ceil_div(rows, Tile::rows),
                 token_minor ? dsv3::ceil_div(rows, Tile::rows) : scale_columns),
         token_minor_(token_minor) {}
@@ -38,6 +38,9 @@ class guarded_tiles {
   bool intact() { return values_.intact() && scales_.intact(); }
 
  private:
+  // Rows that start on 16 bytes where their length allows it, and anywhere where it does not.
+  static index_t gap_of(index_t columns) { return columns % 16 == 0 ? 16 : columns % 8 == 0 ? 8 : 3; }
+
   guarded<Element> values_;
   guarded<float> scales_;
   bool token_minor_;

@@ -38,7 +38,7 @@ struct fixture {
         offsets(0, config.experts + 1),
         counts(0, config.experts),
         token_of(0, config.row_capacity()),
-        x(3, config.tokens, width) {
+        x(width % 8 == 0 ? 8 : 3, config.tokens, width) {
     const std::vector<int> chosen = permute_cases::choose(p);
     ids.fill([&](index_t i) { return chosen[static_cast<std::size_t>(i)]; });
     x.normal(1, 3);

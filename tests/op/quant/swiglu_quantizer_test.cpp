@@ -37,7 +37,7 @@ struct fixture {
         inner(c.inner),
         gated(with_gates),
         grouped(with_groups),
-        gate_up(3, rows, 2 * inner),
+        gate_up(inner % 8 == 0 ? 8 : 3, rows, 2 * inner),
         row_gates(0, rows) {
     gate_up.normal(1, 3);
     const random_stream random(20260101, 3);

@@ -40,6 +40,7 @@ const std::vector<shape_case>& shapes() {
       {400, 150, {{0, 200}, {200, 0}, {201, 1}, {256, 130}}},  // the second is empty; padding after the last
       {700, 30, {{3, 127}, {131, 128}, {300, 129}, {512, 188}}},
       {260, 20, {{0, 0}, {0, 0}, {0, 260}}},
+      {512, 264, {{0, 100}, {128, 128}, {256, 0}, {256, 250}}},
       {7, 9, {{0, 0}}},
   };
   return cases;
@@ -60,7 +61,7 @@ struct fixture {
         offsets(0, s.groups.size() + 1),
         counts(0, s.groups.size()),
         live(s.groups.empty() ? std::vector<oracle::group>{{0, s.tokens}} : s.groups),
-        x(3, s.tokens, s.channels),
+        x(s.channels % 8 == 0 ? 8 : 3, s.tokens, s.channels),
         y(s.tokens, s.channels, token_minor),
         t(s.channels, s.tokens, token_minor, groups().tiles(s.tokens)) {
     const auto group = [&](index_t g) { return s.groups[static_cast<std::size_t>(g)]; };

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT
+// Tiles of one row on the GPU: from numbers that anything may compute to codes that may go anywhere, and
+// back.
+#pragma once
+
+#include <dsv3/cuda/quant/bands.cuh>
+#include <dsv3/cuda/quant/numbers.cuh>
+#include <dsv3/tensor/scaled.hpp>
+
+#include <limits>
+
+namespace dsv3::inline DSV3_ABI {
+
+namespace cuda {
+
+/// Narrow values of 8 bits in rows, and a scale for each 128 of a row.
+template <class Element>
+struct code_rows {
+  using element = Element;
+  view<Element, 2> values;
+  view<float, 2, strided> scales;
+  bool packs;
+
+  code_rows(const view<Element, 2>& codes, const view<float, 2, strided>& scales)
+      : values(codes), scales(scales), packs(takes_packs<lane_numbers>(codes)) {}
+
+  __device__ __forceinline__ void put(index_t row, index_t column, index_t live,
+                                      const pack<std::uint32_t, 2>& codes) const {
+    if (live > 0) store_bytes(&values(row, column), codes, live, packs);
+  }
+  __device__ __forceinline__ void put(index_t row, index_t column, index_t live, const float (&x)[8]) const {
+    put(row, column, live, codes_of<Element>(x));
+  }
+  __device__ __forceinline__ void put_scale(index_t row, index_t tile, float scale) const {
+    scales(row, tile) = scale;
+  }
+};
+
+/// Plain numbers in rows.
+template <class To>
+struct number_rows {
+  view<To, 2> y;
+  bool packs;
+
+  explicit number_rows(const view<To, 2>& rows)
+      : y(rows), packs(takes_packs<(sizeof(To) > 4 ? 4 : lane_numbers)>(rows)) {}
+
+  template <class Numbers>
+  __device__ __forceinline__ void put(index_t row, index_t column, index_t live, const Numbers& x) const {
+    if (live > 0) store_numbers(&y(row, column), x, live, packs);
+  }
+};
+
+/// The numbers that codes of 8 bits stand for, whatever their tiles.
+template <class Element, class Tile>
+struct stored_tiles {
+  using numbers = eight<float>;
+  scaled_view<const Element, Tile> x;
+  bool packs;
+
+  explicit stored_tiles(const scaled_view<const Element, Tile>& tiles)
+      : x(tiles), packs(takes_packs<lane_numbers>(tiles.values)) {}
+
+  template <int Count>
+  __device__ __forceinline__ void load(index_t row, index_t end, index_t column, index_t live,
+                                       numbers (&to)[Count]) const {
+    constexpr int scales_of_lane = Tile::columns == 1 ? lane_numbers : 1;
+    const Element* from = x.values.data() + row * x.values.stride(0) + column;
+    pack<std::uint32_t, 2> codes[Count];
+    float scales[Count][scales_of_lane];
+#pragma unroll
+    for (int i = 0; i < Count; ++i)
+      codes[i] = load_bytes<2>(from + i * x.values.stride(0), row + i < end ? live : 0, packs);
+#pragma unroll
+    for (int i = 0; i < Count; ++i)
+#pragma unroll
+      for (int j = 0; j < scales_of_lane; ++j)
+        scales[i][j] = row + i < end && j < live ? x.scale_of(row + i, column + j) : 0.0f;
+#pragma unroll
+    for (int i = 0; i < Count; ++i) {
+      values_of<Element>(codes[i], to[i].value);
+#pragma unroll
+      for (int j = 0; j < lane_numbers; ++j)
+        to[i].value[j] = __fmul_rn(to[i].value[j], scales[i][j % scales_of_lane]);
+    }
+  }
+};
+
+namespace detail {
+
+// ---- configuration
+// -----------------------------------------------------------------------------------------------------------
+
+/// Rows of a lane, whose loads are in flight together, and of a block: a part of a band.
+inline constexpr int rows_of_lane = 4, rows_of_block = 256 / tile_lanes * rows_of_lane,
+                     parts_of_band = 128 / rows_of_block;
+
+inline launch_shape shape_of_rows(const row_groups& groups, index_t rows, index_t columns) {
+  return {
+      .grid = {static_cast<unsigned>(ceil_div(columns, 128)), grid_of(groups.tiles(rows) * parts_of_band)}};
+}
+
+// ---- kernels
+// -----------------------------------------------------------------------------------------------------------
+
+/// body(first row of a lane, end of its band) for all parts of bands that this block has to do; warps without
+/// a live row are left out.
+template <class Body>
+__device__ __forceinline__ void each_part_of_bands(const row_groups& groups, index_t rows, const Body& body) {
+  const index_t parts = groups.tiles(rows) * parts_of_band;
+  for (index_t part = blockIdx.y; part < parts; part += gridDim.y) {
+    const row_band band = band_of(groups, rows, part / parts_of_band);
+    const index_t first = band.begin + part % parts_of_band * rows_of_block;
+    if (first + threadIdx.x / 32 * 2 * rows_of_lane < band.end)
+      body(first + threadIdx.x / tile_lanes * rows_of_lane, band.end);
+  }
+}
+
+/// Source::load gives what Source::floats makes numbers of; the codes go to Target::put.
+template <class Source, class Target>
+__global__ void __launch_bounds__(256)
+    narrow_rows_kernel(const Source source, const Target target, const row_groups groups, index_t rows,
+                       index_t columns, scale_kind kind) {
+  const int lane = threadIdx.x % tile_lanes;
+  const index_t tile = blockIdx.x, column = 128 * tile + lane_numbers * lane, live = columns - column;
+  each_part_of_bands(groups, rows, [&](index_t row, index_t end) {
+    typename Source::numbers loaded[rows_of_lane];
+    source.load(row, end, column, live, loaded);
+    float x[rows_of_lane][lane_numbers], magnitudes[rows_of_lane];
+#pragma unroll
+    for (int i = 0; i < rows_of_lane; ++i) {
+      source.floats(loaded[i], x[i]);
+      magnitudes[i] = largest_magnitude(x[i]);
+    }
+    const float scale =
+        scale_of_tile<typename Target::element>(largest_over_lanes<rows_of_lane>(magnitudes), kind);
+    if (lane < rows_of_lane && row + lane < end) target.put_scale(row + lane, tile, scale);
+    const divider by = divider::of(scale);
+#pragma unroll
+    for (int i = 0; i < rows_of_lane; ++i) {
+      const divider by_row = by.of_lane(i);
+#pragma unroll
+      for (int j = 0; j < lane_numbers; ++j) x[i][j] = by_row(x[i][j]);
+      if (row + i < end) target.put(row + i, column, live, x[i]);
+    }
+  });
+}
+
+/// What Source::load gives goes to Target::put.
+template <class Source, class Target>
+__global__ void __launch_bounds__(256)
+    convert_rows_kernel(const Source source, const Target target, const row_groups groups, index_t rows,
+                        index_t columns) {
+  const index_t column = 128 * static_cast<index_t>(blockIdx.x) + lane_numbers * (threadIdx.x % tile_lanes);
+  const index_t live = columns - column;
+  each_part_of_bands(groups, rows, [&](index_t row, index_t end) {
+    typename Source::numbers x[rows_of_lane];
+    source.load(row, end, column, live, x);
+#pragma unroll
+    for (int i = 0; i < rows_of_lane; ++i)
+      if (row + i < end) target.put(row + i, column, live, x[i]);
+  });
+}
+
+// ---- sources
+// -----------------------------------------------------------------------------------------------------------
+
+/// Numbers as they are.
+template <class From>
+struct plain_rows : float_rows<From> {
+  using float_rows<From>::float_rows;
+  using numbers = typename float_rows<From>::numbers;
+  __device__ __forceinline__ void floats(const numbers& from, float (&to)[lane_numbers]) const {
+#pragma unroll
+    for (int j = 0; j < lane_numbers; ++j) to[j] = static_cast<float>(from[j]);
+  }
+};
+
+}  // namespace detail
+
+// ---- launch
+// -----------------------------------------------------------------------------------------------------------
+
+/// Quantises the live ones of `rows` rows, tile by tile.
+template <class Source, class Target>
+void narrow_rows(const char* name, cudaStream_t stream, const Source& source, const Target& target,
+                 const row_groups& groups, index_t rows, index_t columns, scale_kind kind) {
+  launch(name, stream, detail::shape_of_rows(groups, rows, columns),
+         detail::narrow_rows_kernel<Source, Target>, source, target, groups, rows, columns, kind);
+}
+
+/// Writes the live ones of `rows` rows as another type of number.
+template <class Source, class Target>
+void convert_rows(const char* name, cudaStream_t stream, const Source& source, const Target& target,
+                  const row_groups& groups, index_t rows, index_t columns) {
+  launch(name, stream, detail::shape_of_rows(groups, rows, columns),
+         detail::convert_rows_kernel<Source, Target>, source, target, groups, rows, columns);
+}
+
+}  // namespace cuda
+
+}  // namespace dsv3::inline DSV3_ABI
