@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(128)
     const std::uint32_t id = __shfl_sync(all_lanes, key, head);
     pack<gradient<P>, Width> row;
     acc sums[Width];
-    if (inside) row = load_pack<Width>(&dtable(id, column));
+    if (inside) row = load_pack<Width>(dtable[id].data() + column);
 #pragma unroll
     for (int i = 0; i < Width; ++i) sums[i] = inside ? acc(row[i]) : acc(0);
 
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
         for (unsigned k = 0; k < at_once; ++k) {
           const index_t t = __shfl_sync(all_lanes, held, from + k);  // beyond `end` a number without use
-          if (inside && from + k < end) slopes[k] = load_pack<Width>(&dy(t, column));
+          if (inside && from + k < end) slopes[k] = load_pack<Width>(dy[t].data() + column);
         }
 #pragma unroll
         for (unsigned k = 0; k < at_once; ++k)
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(128)
     if (inside) {
 #pragma unroll
       for (int i = 0; i < Width; ++i) row[i] = gradient<P>(sums[i]);
-      store_pack(&dtable(id, column), row);
+      store_pack(dtable[id].data() + column, row);
     }
   }
 }

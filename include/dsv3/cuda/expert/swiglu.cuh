@@ -37,27 +37,28 @@ struct activated {
 
   template <int Width>
   struct halves {
-    pack<activation<P>, Width> gate, up;
+    kept_pack<activation<P>, Width> gate, up;
   };
 
   __device__ bool takes(index_t row, index_t) const { return is_live(args, row); }
 
   template <int Width>
   __device__ halves<Width> load(index_t row, index_t column) const {
-    const activation<P>* gate = &args.gate_up(row, column);
-    return {load_pack<Width>(gate), load_pack<Width>(gate + args.y.extent(1))};
+    const activation<P>* gate = args.gate_up[row].data() + column;
+    return {kept_pack<activation<P>, Width>(gate), kept_pack<activation<P>, Width>(gate + args.y.extent(1))};
   }
   template <int Width>
-  __device__ void store(index_t row, index_t column, const halves<Width>& from) const {
+  __device__ void store(index_t row, index_t column, const halves<Width>& loaded) const {
     using acc = accumulator<P>;
+    const auto gate = loaded.gate.get(), up = loaded.up.get();
     const acc w = gate_of_row<P>(args, row);
     pack<activation<P>, Width> y;
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
-      const acc g = acc(from.gate[i]);
-      y[i] = activation<P>(w * g * sigmoid(g) * acc(from.up[i]));
+      const acc g = acc(gate[i]);
+      y[i] = activation<P>(w * g * sigmoid(g) * acc(up[i]));
     }
-    store_pack(&args.y(row, column), y);
+    store_pack(args.y[row].data() + column, y);
   }
 };
 
@@ -72,27 +73,28 @@ __global__ void __launch_bounds__(256)
   __shared__ acc room[32];
   const index_t row = static_cast<index_t>(blockIdx.x) * blockDim.y + threadIdx.y, inner = args.dy.extent(1);
   if (row >= args.dy.extent(0) || !is_live(args, row)) return;
-  const T *gate = &args.gate_up(row, 0), *up = gate + inner, *dy = &args.dy(row, 0);
-  T *d_gate = &args.d_gate_up(row, 0), *d_up = d_gate + inner;
+  const T *gate = args.gate_up[row].data(), *up = gate + inner, *dy = args.dy[row].data();
+  T *d_gate = args.d_gate_up[row].data(), *d_up = d_gate + inner;
   const acc w = gate_of_row<P>(args, row);
   const index_t step = static_cast<index_t>(blockDim.x) * Width;
   acc d_row_gate = 0;
   for (index_t first = threadIdx.x * Width; first < inner; first += packs * step) {
-    pack<T, Width> gates[packs], ups[packs], slopes[packs];
+    kept_pack<T, Width> gates[packs], ups[packs], slopes[packs];
 #pragma unroll
     for (int p = 0; p < packs; ++p)
       if (const index_t at = first + p * step; at < inner) {
-        gates[p] = load_pack<Width>(gate + at);
-        ups[p] = load_pack<Width>(up + at);
-        slopes[p] = load_pack<Width>(dy + at);
+        gates[p] = kept_pack<T, Width>(gate + at);
+        ups[p] = kept_pack<T, Width>(up + at);
+        slopes[p] = kept_pack<T, Width>(dy + at);
       }
 #pragma unroll
     for (int p = 0; p < packs; ++p)
       if (const index_t at = first + p * step; at < inner) {
+        const auto gates_here = gates[p].get(), ups_here = ups[p].get(), slopes_here = slopes[p].get();
         pack<T, Width> dg, du;
 #pragma unroll
         for (int i = 0; i < Width; ++i) {
-          const acc g = acc(gates[p][i]), u = acc(ups[p][i]), d = acc(slopes[p][i]);
+          const acc g = acc(gates_here[i]), u = acc(ups_here[i]), d = acc(slopes_here[i]);
           const acc sigma = sigmoid(g), silu = g * sigma;
           d_row_gate += d * silu * u;
           dg[i] = T(w * d * u * (sigma + silu * (1 - sigma)));

@@ -20,22 +20,24 @@ struct added {
 
   template <int Width>
   struct operands {
-    pack<activation<P>, Width> a, b;
+    kept_pack<activation<P>, Width> a, b;
   };
 
   __device__ bool takes(index_t, index_t) const { return true; }
 
   template <int Width>
   __device__ operands<Width> load(index_t row, index_t column) const {
-    return {load_pack<Width>(&a(row, column)), load_pack<Width>(&b(row, column))};
+    return {kept_pack<activation<P>, Width>(a[row].data() + column),
+            kept_pack<activation<P>, Width>(b[row].data() + column)};
   }
   template <int Width>
-  __device__ void store(index_t row, index_t column, const operands<Width>& from) const {
+  __device__ void store(index_t row, index_t column, const operands<Width>& loaded) const {
     using acc = accumulator<P>;
+    const auto left = loaded.a.get(), right = loaded.b.get();
     pack<activation<P>, Width> sum;
 #pragma unroll
-    for (int i = 0; i < Width; ++i) sum[i] = activation<P>(acc(from.a[i]) + acc(from.b[i]));
-    store_pack(&y(row, column), sum);
+    for (int i = 0; i < Width; ++i) sum[i] = activation<P>(acc(left[i]) + acc(right[i]));
+    store_pack(y[row].data() + column, sum);
   }
 };
 

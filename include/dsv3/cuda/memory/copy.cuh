@@ -21,15 +21,16 @@ struct copied {
   __device__ bool takes(index_t, index_t) const { return true; }
 
   template <int Width>
-  __device__ pack<From, Width> load(index_t row, index_t column) const {
-    return load_pack<Width>(&x(row, column));
+  __device__ kept_pack<From, Width> load(index_t row, index_t column) const {
+    return kept_pack<From, Width>(x[row].data() + column);
   }
   template <int Width>
-  __device__ void store(index_t row, index_t column, const pack<From, Width>& from) const {
+  __device__ void store(index_t row, index_t column, const kept_pack<From, Width>& loaded) const {
+    const auto from = loaded.get();
     pack<To, Width> to;
 #pragma unroll
     for (int i = 0; i < Width; ++i) to[i] = To(from[i]);
-    store_pack(&y(row, column), to);
+    store_pack(y[row].data() + column, to);
   }
 };
 

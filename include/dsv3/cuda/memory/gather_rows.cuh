@@ -34,22 +34,21 @@ struct picked {
   }
 
   template <int Width>
-  __device__ pack<From, Width> load(index_t row, index_t column) const {
+  __device__ kept_pack<From, Width> load(index_t row, index_t column) const {
     const std::int32_t number = rows(row);
-    pack<From, Width> from;
-    if (number >= 0)
-      from = load_pack<Width>(&x(number, column));
-    else
+    if (number >= 0) return kept_pack<From, Width>(x[number].data() + column);
+    pack<From, Width> zeros;
 #pragma unroll
-      for (int i = 0; i < Width; ++i) from[i] = From(0.0f);
-    return from;
+    for (int i = 0; i < Width; ++i) zeros[i] = From(0.0f);
+    return kept_pack<From, Width>(zeros);
   }
   template <int Width>
-  __device__ void store(index_t row, index_t column, const pack<From, Width>& from) const {
+  __device__ void store(index_t row, index_t column, const kept_pack<From, Width>& loaded) const {
+    const auto from = loaded.get();
     pack<To, Width> to;
 #pragma unroll
     for (int i = 0; i < Width; ++i) to[i] = To(from[i]);
-    store_pack(&y(row, column), to);
+    store_pack(y[row].data() + column, to);
   }
 };
 

@@ -53,13 +53,14 @@ __global__ void __launch_bounds__(1024)
   kept_pack<T, Width> s[row_packs];
 #pragma unroll
   for (int p = 0; p < row_packs; ++p)
-    if (const int at = first + p * step; live && at < hidden) s[p] = kept_pack<T, Width>(&args.x(t, at));
+    if (const int at = first + p * step; live && at < hidden)
+      s[p] = kept_pack<T, Width>(args.x[t].data() + at);
   if (!args.residual.empty()) {
     kept_pack<T, Width> joins[row_packs];
 #pragma unroll
     for (int p = 0; p < row_packs; ++p)
       if (const int at = first + p * step; live && at < hidden)
-        joins[p] = kept_pack<T, Width>(&args.residual(t, at));
+        joins[p] = kept_pack<T, Width>(args.residual[t].data() + at);
 #pragma unroll
     for (int p = 0; p < row_packs; ++p)
       if (const int at = first + p * step; live && at < hidden) {
@@ -67,7 +68,7 @@ __global__ void __launch_bounds__(1024)
         const auto join = joins[p].get();
 #pragma unroll
         for (int i = 0; i < Width; ++i) sum[i] = T(acc(sum[i]) + acc(join[i]));
-        store_pack(&args.sum(t, at), sum);
+        store_pack(args.sum[t].data() + at, sum);
         s[p] = kept_pack<T, Width>(sum);
       }
   }
@@ -88,11 +89,11 @@ __global__ void __launch_bounds__(1024)
 #pragma unroll
   for (int p = 0; p < row_packs; ++p)
     if (const int at = first + p * step; at < hidden) {
-      const auto gain = load_pack<Width>(&args.gain(at));
+      const auto gain = load_pack<Width>(args.gain.data() + at);
       auto values = s[p].get();
 #pragma unroll
       for (int i = 0; i < Width; ++i) values[i] = T(acc(values[i]) * r * acc(gain[i]));
-      store_pack(&args.y(t, at), values);
+      store_pack(args.y[t].data() + at, values);
     }
 }
 
@@ -104,13 +105,13 @@ __global__ void __launch_bounds__(256)
   using T = activation<P>;
   __shared__ acc room[32];
   const index_t t = blockIdx.x, hidden = args.x.extent(1);
-  const T* s = &args.x(t, 0);
+  const T* s = args.x[t].data();
   acc squares = 0;
   if (args.residual.empty()) {
     for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) squares += acc(s[i]) * acc(s[i]);
   } else {
-    const T *x = s, *residual = &args.residual(t, 0);
-    T* sum = &args.sum(t, 0);
+    const T *x = s, *residual = args.residual[t].data();
+    T* sum = args.sum[t].data();
     for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) {
       const T joined = T(acc(x[i]) + acc(residual[i]));
       sum[i] = joined;
@@ -121,8 +122,9 @@ __global__ void __launch_bounds__(256)
   squares = reduce_block(squares, room, plus{});
   const acc r = acc(1) / sqrt(squares / acc(hidden) + acc(args.epsilon));
   if (!args.rstd.empty() && threadIdx.x == 0) args.rstd(t) = r;
-  for (index_t i = threadIdx.x; i < hidden; i += blockDim.x)
-    args.y(t, i) = T(acc(s[i]) * r * acc(args.gain(i)));
+  const master<P>* gain = args.gain.data();
+  T* y = args.y[t].data();
+  for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) y[i] = T(acc(s[i]) * r * acc(gain[i]));
 }
 
 /// dx of its rows, and what they add to dgain as one row of `parts`; either may be absent. A block walks over
@@ -142,7 +144,7 @@ __global__ void __launch_bounds__(512)
        begin += static_cast<index_t>(gridDim.x) * blockDim.y) {
     const index_t t = begin + threadIdx.y;
     const bool live = t < tokens;
-    const T *dy_row = &args.dy(t, first), *x_row = &args.x(t, first);
+    const T *dy_row = args.dy[t].data() + first, *x_row = args.x[t].data() + first;
     kept_pack<T, Width> dy[row_packs], x[row_packs];
 #pragma unroll
     for (int p = 0; p < row_packs; ++p)
@@ -153,7 +155,7 @@ __global__ void __launch_bounds__(512)
     const acc r = live ? args.rstd(t) : acc(0);
 
     if (wants_dx) {
-      const master<P>* gains = &args.gain(first);
+      const master<P>* gains = args.gain.data() + first;
       acc projection = 0;  // Σ g · x
 #pragma unroll
       for (int p = 0; p < row_packs; ++p)
@@ -168,7 +170,7 @@ __global__ void __launch_bounds__(512)
 #pragma unroll
       for (int p = 0; p < row_packs; ++p)
         if (joins && live && first + p * step < hidden)
-          joined[p] = kept_pack<T, Width>(&args.d_residual(t, first) + p * step);
+          joined[p] = kept_pack<T, Width>(args.d_residual[t].data() + first + p * step);
       projection = reduce_block(projection, rooms[threadIdx.y], plus{});
       const acc slope = projection * r * r / acc(hidden);
 #pragma unroll
@@ -181,7 +183,7 @@ __global__ void __launch_bounds__(512)
           for (int i = 0; i < Width; ++i)
             dx[i] = T(r * (acc(slopes[i]) * acc(gain[i]) - acc(values[i]) * slope) +
                       (joins ? acc(joining[i]) : acc(0)));
-          store_pack(&args.dx(t, first) + p * step, dx);
+          store_pack(args.dx[t].data() + first + p * step, dx);
         }
     }
     if (parts != nullptr)
@@ -224,7 +226,7 @@ __global__ void __launch_bounds__(256)
   using T = activation<P>;
   __shared__ acc room[32];
   const index_t t = blockIdx.x, hidden = args.x.extent(1);
-  const T *dy = &args.dy(t, 0), *x = &args.x(t, 0);
+  const T *dy = args.dy[t].data(), *x = args.x[t].data();
   const acc r = args.rstd(t);
   acc projection = 0;  // Σ g · x
   for (index_t i = threadIdx.x; i < hidden; i += blockDim.x)
@@ -245,7 +247,7 @@ __global__ void __launch_bounds__(256)
   if (i >= hidden) return;
   acc sum = 0;
   for (index_t t = blockIdx.y; t < args.x.extent(0); t += gridDim.y)
-    sum += acc(args.dy(t, i)) * acc(args.x(t, i)) * args.rstd(t);
+    sum += acc(args.dy[t].data()[i]) * acc(args.x[t].data()[i]) * args.rstd(t);
   parts[blockIdx.y * hidden + i] = sum;
 }
 

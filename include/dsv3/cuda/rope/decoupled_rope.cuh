@@ -44,22 +44,33 @@ __global__ void __launch_bounds__(256)
 /// Width pairs of a head in two packs that lie `apart`, or one pair anyhow.
 template <class T, int Width>
 struct pairs_apart {
-  pack<T, Width> side[2];
+  kept_pack<T, Width> side[2];
 
   __device__ void load(const T* x, index_t apart) {
-    side[0] = load_pack<Width>(x), side[1] = load_pack<Width>(x + apart);
+    side[0] = kept_pack<T, Width>(x), side[1] = kept_pack<T, Width>(x + apart);
   }
-  __device__ void store(T* x, index_t apart) const { store_pack(x, side[0]), store_pack(x + apart, side[1]); }
-  __device__ T& at(int pair, int which) { return side[which][pair]; }
+  /// turn(pair, a, b) changes the two.
+  template <class Turn>
+  __device__ void store(T* x, index_t apart, const Turn& turn) const {
+    auto a = side[0].get(), b = side[1].get();
+#pragma unroll
+    for (int i = 0; i < Width; ++i) turn(i, a[i], b[i]);
+    store_pack(x, a), store_pack(x + apart, b);
+  }
 };
 /// Width pairs of neighbours in one pack.
 template <class T, int Width>
 struct pairs_together {
-  pack<T, 2 * Width> both;
+  kept_pack<T, 2 * Width> both;
 
-  __device__ void load(const T* x, index_t) { both = load_pack<2 * Width>(x); }
-  __device__ void store(T* x, index_t) const { store_pack(x, both); }
-  __device__ T& at(int pair, int which) { return both[2 * pair + which]; }
+  __device__ void load(const T* x, index_t) { both = kept_pack<T, 2 * Width>(x); }
+  template <class Turn>
+  __device__ void store(T* x, index_t, const Turn& turn) const {
+    auto pairs = both.get();
+#pragma unroll
+    for (int i = 0; i < Width; ++i) turn(i, pairs[2 * i], pairs[2 * i + 1]);
+    store_pack(x, pairs);
+  }
 };
 
 /// threadIdx.x counts packs of pairs, y heads, z tokens.
@@ -80,7 +91,7 @@ __global__ void __launch_bounds__(256)
     return;
   }
   for (index_t i = threadIdx.x * Width; i < pairs; i += blockDim.x * Width) {
-    T* x = &args.x(t, 0, neighbours ? 2 * i : i);
+    T* x = args.x[t][0].data() + (neighbours ? 2 * i : i);
     const index_t stride = args.x.stride(1);
     std::conditional_t<neighbours && (Width > 1), pairs_together<T, Width>, pairs_apart<T, Width>>
         loaded[rope_heads];
@@ -88,21 +99,18 @@ __global__ void __launch_bounds__(256)
     for (int k = 0; k < rope_heads; ++k)
       if (const index_t head = first_head + k * blockDim.y; head < heads)
         loaded[k].load(x + head * stride, apart);
-    const auto cosine = load_pack<Width>(&args.table.cosine(position, i));
-    const auto sine = load_pack<Width>(&args.table.sine(position, i));
+    const auto cosine = load_pack<Width>(args.table.cosine[position].data() + i);
+    const auto sine = load_pack<Width>(args.table.sine[position].data() + i);
     const acc direction = args.direction == rotation::forward ? acc(1) : acc(-1);
+    const auto turn = [&](int pair, T& first, T& second) {
+      const acc a = acc(first), b = acc(second), s = direction * sine[pair];
+      first = T(a * cosine[pair] - b * s);
+      second = T(a * s + b * cosine[pair]);
+    };
 #pragma unroll
     for (int k = 0; k < rope_heads; ++k)
-      if (const index_t head = first_head + k * blockDim.y; head < heads) {
-#pragma unroll
-        for (int j = 0; j < Width; ++j) {
-          const acc a = acc(loaded[k].at(j, 0)), b = acc(loaded[k].at(j, 1));
-          const acc s = direction * sine[j];
-          loaded[k].at(j, 0) = T(a * cosine[j] - b * s);
-          loaded[k].at(j, 1) = T(a * s + b * cosine[j]);
-        }
-        loaded[k].store(x + head * stride, apart);
-      }
+      if (const index_t head = first_head + k * blockDim.y; head < heads)
+        loaded[k].store(x + head * stride, apart, turn);
   }
 }
 
