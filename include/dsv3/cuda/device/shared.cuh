@@ -4,6 +4,7 @@
 
 #include <dsv3/base/config.hpp>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace dsv3::inline DSV3_ABI::cuda {
@@ -11,6 +12,13 @@ namespace dsv3::inline DSV3_ABI::cuda {
 /// The address of something in shared memory within its own window.
 __device__ __forceinline__ std::uint32_t shared_address(const void* place) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(place));
+}
+
+/// The block's dynamic shared memory. One declaration for all kernels: of two in one source that differ in
+/// their type the compiler refuses the second.
+__device__ __forceinline__ std::byte* dynamic_shared() {
+  extern __shared__ __align__(1024) std::byte dynamic_shared_bytes[];
+  return dynamic_shared_bytes;
 }
 
 /// Where byte `byte` (below 128) of row `row` lies in a tile of 128-byte rows under the 128-byte swizzle: the

@@ -55,7 +55,7 @@ bool mma_takes(const view<const T, 3>& w) {
 
 template <bool TurnedW>
 __global__ void __launch_bounds__(mma_threads, 2) grouped_rows_mma_kernel(grouped_rows<bf16, bf16> p) {
-  extern __shared__ __align__(1024) unsigned char room[];
+  std::byte* room = dynamic_shared();
   const group_tile tile = find_tile<mma_tile>(p.rows, static_cast<int>(blockIdx.x));
   if (tile.group < 0) return;
   const index_t column = static_cast<index_t>(blockIdx.y) * mma_tile;
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(mma_threads, 2) grouped_rows_mma_kernel(groupe
 
 template <class G>
 __global__ void __launch_bounds__(mma_threads, 2) grouped_weights_mma_kernel(grouped_weights<bf16, G> p) {
-  extern __shared__ __align__(1024) unsigned char room[];
+  std::byte* room = dynamic_shared();
   const int group = static_cast<int>(blockIdx.z), depth = p.dy_rows.counts[group];
   if (depth <= 0) return;
   const index_t row = static_cast<index_t>(blockIdx.y) * mma_tile;
