@@ -6,6 +6,7 @@
 
 #include <dsv3/cuda/attention/latent_cache.cuh>
 #include <dsv3/cuda/attention/mla_attention.cuh>
+#include <dsv3/cuda/attention/mla_attention_sm90.cuh>
 #include <dsv3/cuda/attention/mla_decode.cuh>
 #include <dsv3/cuda/embedding/embedding.cuh>
 #include <dsv3/cuda/expert/permute.cuh>

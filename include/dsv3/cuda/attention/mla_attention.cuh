@@ -87,7 +87,7 @@ struct implementation<op::mla_attention<P>, backend::cuda> {
                  cuda::detail::sum_heads_kernel<element, acc>, work.dk_rope, args.dk_rope);
   }
 
- private:
+ protected:
   static constexpr bool has_matrix_units = std::is_same_v<element, bf16> && std::is_same_v<acc, float>;
 
   template <class Args>

@@ -31,12 +31,6 @@ inline constexpr int mma_rows = 64, mma_step = 32;
 // ---- kernels
 // -----------------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ float exp2_approximately(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
 /// Rows of `Width` bf16 to shared memory in the background: `at(row)` where row < count, cut at `columns` and
 /// filled up with zeros; `anywhere` is any address that may be read.
 template <int Rows, int Width, class At>
@@ -162,7 +156,7 @@ __global__ void __launch_bounds__(128)
   load_k(0), commit_copies();
   load_v(0), commit_copies();
 
-  const float scale = in.scale * 1.44269504088896340736f;  // exponentials to base 2
+  const float scale = in.scale * log2_of_e;  // exponentials to base 2
   const index_t row = first + warp * 16 + fragment_row(lane);
   float out[V / 8][4] = {}, highest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
   for (index_t tile = 0; tile < seen; tile += 64) {
@@ -218,7 +212,7 @@ __global__ void __launch_bounds__(128)
     sum[i] = sum_lanes<4>(sum[i]);
     if (r >= end) continue;
     const float share = 1 / sum[i];
-    if (!lse.empty() && lane % 4 == 0) lse(head, t) = highest[i] * 0.69314718055994530942f + logf(sum[i]);
+    if (!lse.empty() && lane % 4 == 0) lse(head, t) = highest[i] * ln_of_2 + logf(sum[i]);
 #pragma unroll
     for (int n = 0; n < V / 8; ++n)
       if (const int c = n * 8 + fragment_column(lane); c < v_dim)
@@ -261,12 +255,12 @@ __global__ void __launch_bounds__(128)
   copy_rows<64, V>(d_o_tile, end - first, v_dim, anywhere, slope_rows);
   load(0);
 
-  const float scale = in.scale * 1.44269504088896340736f;
+  const float scale = in.scale * log2_of_e;
   const int row = first + warp * 16 + fragment_row(lane);
   float lse[2] = {}, projection[2] = {}, dq[Qk / 8][4] = {};
   for (int i = 0; i < 2; ++i)
     if (row + 8 * i < end) {
-      lse[i] = slopes.lse(head, tokens.begin + row + 8 * i) * 1.44269504088896340736f;
+      lse[i] = slopes.lse(head, tokens.begin + row + 8 * i) * log2_of_e;
       projection[i] = slopes.projection(head, tokens.begin + row + 8 * i);
     }
   for (int tile = 0; tile < end; tile += 32) {
@@ -341,7 +335,7 @@ __global__ void __launch_bounds__(128)
   copy_rows<64, V>(v_tile, end - first, v_dim, anywhere, [&](int r, int c) { return key_rows.v(r, c); });
   load(first);
 
-  const float scale = in.scale * 1.44269504088896340736f;
+  const float scale = in.scale * log2_of_e;
   const int row = first + warp * 16 + fragment_row(lane);
   const float *const lse_row = &slopes.lse(head, tokens.begin), *const projection_row =
                                                                     &slopes.projection(head, tokens.begin);
@@ -365,7 +359,7 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int query = tile + n * 8 + fragment_column(lane) + c;
-        const float lse = lse_row[min(query, length - 1)] * 1.44269504088896340736f,
+        const float lse = lse_row[min(query, length - 1)] * log2_of_e,
                     projection = projection_row[min(query, length - 1)];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {

@@ -35,6 +35,14 @@ struct attention_gradients {
   view<Acc, 3> partial;  // [heads, tokens, qk_rope]
 };
 
+/// Exponentials to base 2 are one instruction.
+inline constexpr float log2_of_e = 1.44269504088896340736f, ln_of_2 = 0.69314718055994530942f;
+__device__ __forceinline__ float exp2_approximately(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 /// projection[h, t] = Σ_e o · d_o, by a warp for each head of a token.
 template <class Element, class Acc>
 __global__ void __launch_bounds__(256)
