@@ -28,6 +28,7 @@
 #include <dsv3/cuda/optim/adamw.cuh>
 #include <dsv3/cuda/optim/global_norm.cuh>
 #include <dsv3/cuda/quant/dispatch_quantizer.cuh>
+#include <dsv3/cuda/quant/rms_norm_quantizer.cuh>
 #include <dsv3/cuda/quant/stored_rows.cuh>
 #include <dsv3/cuda/quant/swiglu_quantizer.cuh>
 #include <dsv3/cuda/quant/tile_quantizer.cuh>

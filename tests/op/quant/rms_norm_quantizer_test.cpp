@@ -19,7 +19,8 @@ namespace {
 struct shape_case {
   index_t tokens, hidden;
 };
-constexpr shape_case shapes[] = {{0, 4}, {1, 1}, {5, 127}, {7, 128}, {9, 129}, {40, 300}, {3, 4225}};
+constexpr shape_case shapes[] = {{0, 4},    {1, 1},    {5, 127},  {7, 128}, {9, 129},
+                                 {40, 300}, {3, 4225}, {19, 576}, {2, 7168}};
 
 /// Everything of one call; which of the optional views are given is asked for.
 template <class P>
@@ -35,14 +36,17 @@ struct fixture {
         hidden(c.hidden),
         residual_given(with_residual),
         all_written(everything),
-        x(3, tokens, hidden),
-        residual(4, tokens, hidden),
-        sum(5, tokens, hidden),
-        y(6, tokens, hidden),
+        x(gap(3), tokens, hidden),
+        residual(gap(4), tokens, hidden),
+        sum(gap(5), tokens, hidden),
+        y(gap(6), tokens, hidden),
         gain(0, hidden),
         rstd(0, tokens) {
     x.normal(1, 3), residual.normal(2), gain.normal(3);
   }
+
+  /// Rows that start anywhere, but on whole vectors where their length allows it.
+  index_t gap(index_t otherwise) const { return hidden % 8 == 0 ? 8 : otherwise; }
 
   typename op::rms_norm<P>::forward_args plain() {
     typename op::rms_norm<P>::forward_args args{.x = x, .gain = gain, .y = {}};

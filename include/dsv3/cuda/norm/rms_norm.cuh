@@ -39,79 +39,103 @@ static_assert(row_block_for(7168 / 8) == row_block{224, 1} && row_block_for(512 
 // ---- kernels
 // -----------------------------------------------------------------------------------------------------------
 
-/// Rows of whole packs, row_packs * blockDim.x of them at most.
+/// A row of whole packs in the registers of the threads that share it, row_packs * blockDim.x at most.
 template <class P, int Width>
-__global__ void __launch_bounds__(1024)
-    rms_norm_forward_kernel(const typename op::rms_norm<P>::forward_args args) {
+struct row_in_registers {
   using acc = accumulator<P>;
   using T = activation<P>;
-  __shared__ acc rooms[most_rows_down][32];
-  const index_t t = static_cast<index_t>(blockIdx.x) * blockDim.y + threadIdx.y, hidden = args.x.extent(1);
-  const bool live = t < args.x.extent(0);
-  const int step = static_cast<int>(blockDim.x) * Width, first = static_cast<int>(threadIdx.x) * Width;
-
   kept_pack<T, Width> s[row_packs];
+
+  /// Where a thread's pack p starts.
+  __device__ static int column(int p) {
+    return (p * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * Width;
+  }
+
+  /// Reads row t of x, and joins the residual, whose sum is written.
+  template <class Args>
+  __device__ __forceinline__ void load(const Args& args, index_t t, bool live) {
+    const index_t hidden = args.x.extent(1);
 #pragma unroll
-  for (int p = 0; p < row_packs; ++p)
-    if (const int at = first + p * step; live && at < hidden)
-      s[p] = kept_pack<T, Width>(args.x[t].data() + at);
-  if (!args.residual.empty()) {
+    for (int p = 0; p < row_packs; ++p)
+      if (const int at = column(p); live && at < hidden) s[p] = kept_pack<T, Width>(&args.x(t, at));
+    if (args.residual.empty()) return;
     kept_pack<T, Width> joins[row_packs];
 #pragma unroll
     for (int p = 0; p < row_packs; ++p)
-      if (const int at = first + p * step; live && at < hidden)
-        joins[p] = kept_pack<T, Width>(args.residual[t].data() + at);
+      if (const int at = column(p); live && at < hidden)
+        joins[p] = kept_pack<T, Width>(&args.residual(t, at));
 #pragma unroll
     for (int p = 0; p < row_packs; ++p)
-      if (const int at = first + p * step; live && at < hidden) {
+      if (const int at = column(p); live && at < hidden) {
         auto sum = s[p].get();
         const auto join = joins[p].get();
 #pragma unroll
         for (int i = 0; i < Width; ++i) sum[i] = T(acc(sum[i]) + acc(join[i]));
-        store_pack(args.sum[t].data() + at, sum);
+        store_pack(&args.sum(t, at), sum);
         s[p] = kept_pack<T, Width>(sum);
       }
   }
 
-  acc squares = 0;
+  /// r, which is written where it is asked for. All threads of the block meet here.
+  template <class Args>
+  __device__ __forceinline__ acc measure(const Args& args, index_t t, bool live, acc* room) const {
+    const index_t hidden = args.x.extent(1);
+    acc squares = 0;
 #pragma unroll
-  for (int p = 0; p < row_packs; ++p)
-    if (live && first + p * step < hidden) {
-      const auto values = s[p].get();
+    for (int p = 0; p < row_packs; ++p)
+      if (live && column(p) < hidden) {
+        const auto values = s[p].get();
 #pragma unroll
-      for (int i = 0; i < Width; ++i) squares += acc(values[i]) * acc(values[i]);
-    }
-  squares = reduce_block(squares, rooms[threadIdx.y], plus{});
-  const acc r = acc(1) / sqrt(squares / acc(hidden) + acc(args.epsilon));
-  if (!live) return;
-  if (!args.rstd.empty() && threadIdx.x == 0) args.rstd(t) = r;
+        for (int i = 0; i < Width; ++i) squares += acc(values[i]) * acc(values[i]);
+      }
+    squares = reduce_block(squares, room, plus{});
+    const acc r = acc(1) / sqrt(squares / acc(hidden) + acc(args.epsilon));
+    if (live && !args.rstd.empty() && threadIdx.x == 0) args.rstd(t) = r;
+    return r;
+  }
 
+  /// y's pack p.
+  template <class Args>
+  __device__ __forceinline__ pack<T, Width> normalized(const Args& args, int p, acc r) const {
+    const auto gain = load_pack<Width>(&args.gain(column(p)));
+    auto values = s[p].get();
+#pragma unroll
+    for (int i = 0; i < Width; ++i) values[i] = T(acc(values[i]) * r * acc(gain[i]));
+    return values;
+  }
+};
+
+template <class P, int Width>
+__global__ void __launch_bounds__(1024)
+    rms_norm_forward_kernel(const typename op::rms_norm<P>::forward_args args) {
+  __shared__ accumulator<P> rooms[most_rows_down][32];
+  const index_t t = static_cast<index_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  const bool live = t < args.x.extent(0);
+  row_in_registers<P, Width> row;
+  row.load(args, t, live);
+  const accumulator<P> r = row.measure(args, t, live, rooms[threadIdx.y]);
+  if (!live) return;
 #pragma unroll
   for (int p = 0; p < row_packs; ++p)
-    if (const int at = first + p * step; at < hidden) {
-      const auto gain = load_pack<Width>(args.gain.data() + at);
-      auto values = s[p].get();
-#pragma unroll
-      for (int i = 0; i < Width; ++i) values[i] = T(acc(values[i]) * r * acc(gain[i]));
-      store_pack(args.y[t].data() + at, values);
-    }
+    if (const int at = row.column(p); at < args.x.extent(1))
+      store_pack(&args.y(t, at), row.normalized(args, p, r));
 }
 
-/// Rows of any length and alignment: a block a row, which is read twice.
-template <class P>
-__global__ void __launch_bounds__(256)
-    rms_norm_forward_any_kernel(const typename op::rms_norm<P>::forward_args args) {
+/// r of a row of any length and alignment, read by a whole block and written where it is asked for; `s`
+/// becomes where the row stands, and the sum with the residual is written.
+template <class P, class Args>
+__device__ __forceinline__ accumulator<P> measure_row(const Args& args, index_t t, accumulator<P>* room,
+                                                      const activation<P>*& s) {
   using acc = accumulator<P>;
   using T = activation<P>;
-  __shared__ acc room[32];
-  const index_t t = blockIdx.x, hidden = args.x.extent(1);
-  const T* s = args.x[t].data();
+  const index_t hidden = args.x.extent(1);
+  s = &args.x(t, 0);
   acc squares = 0;
   if (args.residual.empty()) {
     for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) squares += acc(s[i]) * acc(s[i]);
   } else {
-    const T *x = s, *residual = args.residual[t].data();
-    T* sum = args.sum[t].data();
+    const T *x = s, *residual = &args.residual(t, 0);
+    T* sum = &args.sum(t, 0);
     for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) {
       const T joined = T(acc(x[i]) + acc(residual[i]));
       sum[i] = joined;
@@ -122,9 +146,20 @@ __global__ void __launch_bounds__(256)
   squares = reduce_block(squares, room, plus{});
   const acc r = acc(1) / sqrt(squares / acc(hidden) + acc(args.epsilon));
   if (!args.rstd.empty() && threadIdx.x == 0) args.rstd(t) = r;
-  const master<P>* gain = args.gain.data();
-  T* y = args.y[t].data();
-  for (index_t i = threadIdx.x; i < hidden; i += blockDim.x) y[i] = T(acc(s[i]) * r * acc(gain[i]));
+  return r;
+}
+
+/// Rows of any length and alignment: a block a row, which is read twice.
+template <class P>
+__global__ void __launch_bounds__(256)
+    rms_norm_forward_any_kernel(const typename op::rms_norm<P>::forward_args args) {
+  using acc = accumulator<P>;
+  __shared__ acc room[32];
+  const index_t t = blockIdx.x, hidden = args.x.extent(1);
+  const activation<P>* s;
+  const acc r = measure_row<P>(args, t, room, s);
+  for (index_t i = threadIdx.x; i < hidden; i += blockDim.x)
+    args.y(t, i) = activation<P>(acc(s[i]) * r * acc(args.gain(i)));
 }
 
 /// dx of its rows, and what they add to dgain as one row of `parts`; either may be absent. A block walks over
@@ -284,10 +319,7 @@ struct implementation<op::rms_norm<P>, backend::cuda> {
   static void run(Ctx& ctx, const forward_args& args) {
     const index_t tokens = args.x.extent(0), hidden = args.x.extent(1);
     const cuda::detail::row_block shape = cuda::detail::row_block_for(ceil_div(hidden, width));
-    const bool packs = hidden % width == 0 && shape.across <= 1024 && cuda::takes_packs<width>(args.x) &&
-                       cuda::takes_packs<width>(args.residual) && cuda::takes_packs<width>(args.sum) &&
-                       cuda::takes_packs<width>(args.y) && cuda::takes_packs<width>(args.gain.data(), 0);
-    if (packs)
+    if (takes_packs(args))
       cuda::launch(
           args.name, ctx.stream,
           {.grid = static_cast<unsigned>(ceil_div(tokens, shape.down)), .block = {shape.across, shape.down}},
@@ -295,6 +327,15 @@ struct implementation<op::rms_norm<P>, backend::cuda> {
     else
       cuda::launch(args.name, ctx.stream, {.grid = static_cast<unsigned>(tokens)},
                    cuda::detail::rms_norm_forward_any_kernel<P>, args);
+  }
+
+  /// Whether rows lie in registers, by the pack.
+  static bool takes_packs(const forward_args& args) {
+    const index_t hidden = args.x.extent(1);
+    return hidden % width == 0 && cuda::detail::row_block_for(ceil_div(hidden, width)).across <= 1024 &&
+           cuda::takes_packs<width>(args.x) && cuda::takes_packs<width>(args.residual) &&
+           cuda::takes_packs<width>(args.sum) && cuda::takes_packs<width>(args.y) &&
+           cuda::takes_packs<width>(args.gain.data(), 0);
   }
 
   template <class Ctx>

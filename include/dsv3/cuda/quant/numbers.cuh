@@ -72,12 +72,12 @@ __device__ __forceinline__ std::uint32_t codes_of_two(float first, float second)
 #endif
 }
 
-/// Eight codes as two words, in the order of their addresses.
-template <class Element>
-__device__ __forceinline__ pack<std::uint32_t, 2> codes_of(const float (&x)[8]) {
-  pack<std::uint32_t, 2> words;
+/// Codes of 8 bits as words, in the order of their addresses.
+template <class Element, int Count>
+__device__ __forceinline__ pack<std::uint32_t, Count / 4> codes_of(const float (&x)[Count]) {
+  pack<std::uint32_t, Count / 4> words;
 #pragma unroll
-  for (int i = 0; i < 2; ++i)
+  for (int i = 0; i < Count / 4; ++i)
     words[i] = codes_of_two<Element>(x[4 * i], x[4 * i + 1]) |
                codes_of_two<Element>(x[4 * i + 2], x[4 * i + 3]) << 16;
   return words;
