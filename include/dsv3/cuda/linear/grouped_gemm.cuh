@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(mma_threads, 2) grouped_weights_mma_kernel(gro
 }
 
 template <class Acc, bool TurnedW, class T, class W>
-__global__ void __launch_bounds__(plain_threads) grouped_rows_plain_kernel(grouped_rows<T, W> p) {
+__global__ void __launch_bounds__(plain_threads, 2) grouped_rows_plain_kernel(grouped_rows<T, W> p) {
   const group_tile tile = find_tile<plain_tile>(p.rows, static_cast<int>(blockIdx.x));
   if (tile.group < 0) return;
   multiply_plain<Acc>(plain_product<T, W, T>{.a = p.x[p.rows.offsets[tile.group]].data(),
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(plain_threads) grouped_rows_plain_kernel(group
 }
 
 template <class Acc, class T, class G>
-__global__ void __launch_bounds__(plain_threads) grouped_weights_plain_kernel(grouped_weights<T, G> p) {
+__global__ void __launch_bounds__(plain_threads, 2) grouped_weights_plain_kernel(grouped_weights<T, G> p) {
   const int group = static_cast<int>(blockIdx.z), depth = p.dy_rows.counts[group];
   if (depth <= 0) return;
   multiply_plain<Acc>(plain_product<T, T, G>{.a = p.dy[p.dy_rows.offsets[group]].data(),
