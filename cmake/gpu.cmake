@@ -52,7 +52,7 @@ if(DSV3_TESTS)
     string(REPLACE "." "/" path ${path})
     set(body dsv3/cuda/${path})
     if(path STREQUAL attention/fp8_cache)  # a second test of these bodies
-      set(body dsv3/cuda/attention/latent_cache)
+      set(body dsv3/cuda/attention/mla_decode)
     endif()
     if(NOT EXISTS ${PROJECT_SOURCE_DIR}/include/${body}.cuh)
       if(EXISTS ${PROJECT_SOURCE_DIR}/include/dsv3/cpu/${path}.hpp)
