@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -30,10 +31,13 @@ TEST_CASE_TEMPLATE("fill.normal is the stream's numbers, whatever the threads", 
   support::run(1, [&](auto& ctx) {
     op::fill<T>::normal(ctx, {.y = y, .random = random, .mean = 2, .deviation = 0.5});
   });
-  bool as_defined = true;
+  // Libraries for different processors differ in the last bit of a logarithm or cosine.
+  double furthest = 0;
   for (index_t i = 0; i < n; ++i)
-    as_defined = as_defined && y.get()(i) == T(2 + 0.5 * random.normal(static_cast<std::uint64_t>(i)));
-  CHECK(as_defined);
+    furthest = std::max(
+        furthest, std::fabs(static_cast<double>(y.get()(i)) -
+                            static_cast<double>(T(2 + 0.5 * random.normal(static_cast<std::uint64_t>(i))))));
+  CHECK(furthest <= 2e-15);
   CHECK(y.intact());
 
   double mean = 0, square = 0;
