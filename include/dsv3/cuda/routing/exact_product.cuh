@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_processor)
 
 /// y += Σ parts, in order.
 template <class Acc, class Out>
-__global__ void add_product_parts_kernel(const Acc* parts, index_t count, index_t rows, index_t columns, Out* y,
-                                 index_t stride) {
+__global__ void add_product_parts_kernel(const Acc* parts, index_t count, index_t rows, index_t columns,
+                                         Out* y, index_t stride) {
   const index_t all = rows * columns, step = static_cast<index_t>(gridDim.x) * blockDim.x;
   for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
     Acc sum = 0;
@@ -222,8 +222,8 @@ void exact_product(const char* name, cudaStream_t stream, const product_factor<A
 /// y += Σ parts, contiguous [parts, rows, columns].
 template <class Acc, class Out>
 void add_parts(const char* name, cudaStream_t stream, const view<Acc, 3>& parts, const view<Out, 2>& y) {
-  launch(name, stream, {.grid = grid_for(y.size(), 256)}, detail::add_product_parts_kernel<Acc, Out>, parts.data(),
-         parts.extent(0), y.extent(0), y.extent(1), y.data(), y.stride(0));
+  launch(name, stream, {.grid = grid_for(y.size(), 256)}, detail::add_product_parts_kernel<Acc, Out>,
+         parts.data(), parts.extent(0), y.extent(0), y.extent(1), y.data(), y.stride(0));
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cuda

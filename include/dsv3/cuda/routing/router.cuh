@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
-// The router on the GPU: products in the accumulator's arithmetic, and each token's choice by a warp.
+// The router on the GPU: products as exact as the accumulator's, and each token's choice by a warp.
 #pragma once
 
 #include <dsv3/cuda/host/launch.cuh>
 #include <dsv3/cuda/routing/exact_product.cuh>
 #include <dsv3/cuda/routing/leaders.cuh>
+#include <dsv3/cuda/routing/split_product.cuh>
 #include <dsv3/op/routing/router.hpp>
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -82,11 +84,10 @@ template <class Acc, class Master>
 __global__ void __launch_bounds__(256)
     choose_experts_kernel(router_config c, logit_parts<Acc> logits, const Master* bias, view<Acc, 2> scores,
                           view<std::int32_t, 2> ids, view<Acc, 2> gates, unsigned long long* load) {
-  extern __shared__ __align__(16) std::byte choice_memory[];
   const index_t t = static_cast<index_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   if (t >= scores.extent(0)) return;
   const int lane = threadIdx.x % 32, experts = static_cast<int>(c.experts);
-  const choice_room<Acc> room(c, choice_memory + threadIdx.x / 32 * choice_room<Acc>::bytes(c));
+  const choice_room<Acc> room(c, dynamic_shared() + threadIdx.x / 32 * choice_room<Acc>::bytes(c));
 
   for (int e = lane; e < experts; e += 32) {
     Acc z = 0;
@@ -158,69 +159,118 @@ struct implementation<op::router<P>, backend::cuda> {
   using backward_data_args = typename op_type::backward_data_args;
   using backward_weights_args = typename op_type::backward_weights_args;
 
-  /// [parts, tokens, experts]   the logits, where the product is in parts; else they lie in the scores
+  /// Room for the planes of factors that are cut into such, and for results of products in parts.
+  struct workspace {
+    bf16 *planes = nullptr, *more_planes = nullptr;
+    acc* parts = nullptr;
+  };
   template <class Ctx>
-  static view<acc, 3> scratch(const Ctx&, scratch_arena& arena, const forward_args& args) {
-    return parts_of(arena, extents_of(args));
+  static workspace scratch(const Ctx&, scratch_arena& arena, const forward_args& args) {
+    return {take_planes(arena, 3, args.centroids), nullptr, take_parts(arena, extents_of(args))};
   }
-  /// [parts, experts, hidden]   what is added to the gradient, where the product is in parts
   template <class Ctx>
-  static view<acc, 3> scratch(const Ctx&, scratch_arena& arena, const backward_weights_args& args) {
-    return parts_of(arena, extents_of(args));
+  static workspace scratch(const Ctx&, scratch_arena& arena, const backward_data_args& args) {
+    return {take_planes(arena, 2, args.dlogits), take_planes(arena, 2, args.centroids)};
+  }
+  template <class Ctx>
+  static workspace scratch(const Ctx&, scratch_arena& arena, const backward_weights_args& args) {
+    return {take_planes(arena, 2, args.dlogits), nullptr, take_parts(arena, extents_of(args))};
   }
 
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
-    const view<acc, 3> parts = scratch(ctx, ctx.scratch, args);
-    const cuda::product_factor<activation<P>, cuda::contiguous::depth> x(args.x);
-    const cuda::product_factor<master<P>, cuda::contiguous::depth> centroids(args.centroids);
-    const cuda::product_result<acc> z = result_of(parts, args.scores);
-    const index_t count = std::max<index_t>(parts.extent(0), 1);
-    cuda::exact_product<acc>(forward_args::name, ctx.stream, x, centroids, extents_of(args), count, z);
+    const workspace work = scratch(ctx, ctx.scratch, args);
+    const cuda::product_extents e = extents_of(args);
+    const char* name = forward_args::name;
+    const bool split = takes_planes(args.x);
+    const index_t parts = split ? cuda::split_product_parts(e) : cuda::product_parts<acc>(e);
+    const cuda::product_result<acc> z = result_of(work.parts, parts, e, args.scores);
+    if constexpr (has_planes)
+      if (split)
+        cuda::split_product<1, cuda::contiguous::depth, 3, cuda::contiguous::depth>(
+            name, ctx.stream, {args.x.data(), args.x.stride(0)},
+            cuda::split_planes<3>(name, ctx.stream, args.centroids, work.planes), e, parts, z);
+    if (!split)
+      cuda::exact_product<acc>(name, ctx.stream, along_depth(args.x), along_depth(args.centroids), e, parts,
+                               z);
 
     const index_t room = cuda::detail::choice_room<acc>::bytes(args.config);
     const unsigned warps = cuda::detail::warps_for(room);
-    cuda::launch(forward_args::name, ctx.stream,
+    cuda::launch(name, ctx.stream,
                  {.grid = static_cast<unsigned>(ceil_div(args.x.extent(0), warps)),
                   .block = 32 * warps,
                   .shared_bytes = static_cast<std::size_t>(room) * warps},
                  cuda::detail::choose_experts_kernel<acc, master<P>>, args.config,
-                 cuda::detail::logit_parts<acc>{z.data, z.stride, z.part_stride, count}, args.bias.data(),
+                 cuda::detail::logit_parts<acc>{z.data, z.stride, z.part_stride, parts}, args.bias.data(),
                  args.scores, args.ids, args.gates,
                  reinterpret_cast<unsigned long long*>(args.load.empty() ? nullptr : args.load.data()));
   }
 
   template <class Ctx>
   static void run(Ctx& ctx, const backward_data_args& args) {
-    const index_t tokens = args.dx.extent(0);
-    cuda::launch(backward_data_args::name, ctx.stream, {.grid = static_cast<unsigned>(ceil_div(tokens, 8))},
+    const workspace work = scratch(ctx, ctx.scratch, args);
+    const char* name = backward_data_args::name;
+    const cuda::product_extents e{args.dx.extent(0), args.dx.extent(1), args.config.experts};
+    const cuda::product_result<activation<P>> dx{args.dx.data(), args.dx.stride(0), 0, args.into};
+    cuda::launch(name, ctx.stream, {.grid = static_cast<unsigned>(ceil_div(e.m, 8))},
                  cuda::detail::backward_choice_kernel<acc>, args.config, args.dgates, args.scores, args.ids,
                  args.dscores, args.dlogits);
-    const cuda::product_factor<acc, cuda::contiguous::depth> dz(args.dlogits);
-    const cuda::product_factor<master<P>, cuda::contiguous::rows> centroids(args.centroids);
-    cuda::exact_product<acc>(
-        backward_data_args::name, ctx.stream, dz, centroids, {tokens, args.dx.extent(1), args.config.experts},
-        1, cuda::product_result<activation<P>>{args.dx.data(), args.dx.stride(0), 0, args.into});
+    if constexpr (has_planes)
+      cuda::split_product<2, cuda::contiguous::depth, 2, cuda::contiguous::rows>(
+          name, ctx.stream, cuda::split_planes<2>(name, ctx.stream, args.dlogits, work.planes),
+          cuda::split_planes<2>(name, ctx.stream, args.centroids, work.more_planes), e, 1, dx);
+    else
+      cuda::exact_product<acc>(name, ctx.stream, along_depth<acc>(args.dlogits), along_rows(args.centroids),
+                               e, 1, dx);
   }
 
   template <class Ctx>
   static void run(Ctx& ctx, const backward_weights_args& args) {
-    const view<acc, 3> parts = scratch(ctx, ctx.scratch, args);
-    const cuda::product_factor<acc, cuda::contiguous::rows> dz(args.dlogits);
-    const cuda::product_factor<activation<P>, cuda::contiguous::rows> x(args.x);
+    const workspace work = scratch(ctx, ctx.scratch, args);
     const char* name = backward_weights_args::name;
-    if (parts.empty()) {
-      cuda::exact_product<acc>(name, ctx.stream, dz, x, extents_of(args), 1,
-                               cuda::product_result<gradient<P>>{args.dcentroids.data(),
-                                                                 args.dcentroids.stride(0), 0, store::add});
+    const cuda::product_extents e = extents_of(args);
+    const bool split = takes_planes(args.x);
+    const index_t parts = split ? cuda::split_product_parts(e) : cuda::product_parts<acc>(e);
+    const auto multiply = [&](const auto& to) {
+      if constexpr (has_planes)
+        if (split)
+          return cuda::split_product<2, cuda::contiguous::rows, 1, cuda::contiguous::rows>(
+              name, ctx.stream, cuda::split_planes<2>(name, ctx.stream, args.dlogits, work.planes),
+              {args.x.data(), args.x.stride(0)}, e, parts, to);
+      cuda::exact_product<acc>(name, ctx.stream, along_rows(args.dlogits), along_rows(args.x), e, parts, to);
+    };
+    if (parts == 1) {
+      multiply(cuda::product_result<gradient<P>>{args.dcentroids.data(), args.dcentroids.stride(0), 0,
+                                                 store::add});
     } else {
-      cuda::exact_product<acc>(name, ctx.stream, dz, x, extents_of(args), parts.extent(0),
-                               result_of(parts, view<acc, 2>{}));
-      cuda::add_parts(name, ctx.stream, parts, args.dcentroids);
+      multiply(result_of(work.parts, parts, e, view<acc, 2>{}));
+      cuda::add_parts(name, ctx.stream, view<acc, 3>{work.parts, parts, e.m, e.n}, args.dcentroids);
     }
   }
 
  private:
+  // Whether the products run on the matrix units, in planes of bf16: that is no less exact than float, but
+  // for an infinite activation, whose scores become NaN. Gradients take two planes of three: what they are
+  // multiplied by, or rounded to, has 8 bits.
+  static constexpr bool has_planes =
+      std::is_same_v<activation<P>, bf16> && std::is_same_v<acc, float> && std::is_same_v<master<P>, float>;
+  // Activations are planes themselves where their rows consist of 16-byte words; others are multiplied as
+  // floats.
+  static bool takes_planes(const view<const activation<P>, 2>& x) {
+    return has_planes && x.extent(1) % 8 == 0 && cuda::takes_packs<8>(x.data(), x.stride(0));
+  }
+
+  template <class T>
+  static bf16* take_planes(scratch_arena& arena, index_t planes, const view<T, 2>& x) {
+    return has_planes ? arena.take<bf16>(cuda::plane_elements(planes, x.extent(0), x.extent(1))) : nullptr;
+  }
+  // By the extents alone, enough for either product.
+  static acc* take_parts(scratch_arena& arena, const cuda::product_extents& e) {
+    const index_t parts =
+        std::max(cuda::product_parts<acc>(e), has_planes ? cuda::split_product_parts(e) : index_t{1});
+    return parts == 1 ? nullptr : arena.take<acc>(parts * e.m * e.n);
+  }
+
   // z = x · centroidsᵀ
   static cuda::product_extents extents_of(const forward_args& args) {
     return {args.x.extent(0), args.config.experts, args.x.extent(1)};
@@ -229,14 +279,19 @@ struct implementation<op::router<P>, backend::cuda> {
   static cuda::product_extents extents_of(const backward_weights_args& args) {
     return {args.dcentroids.extent(0), args.dcentroids.extent(1), args.x.extent(0)};
   }
-  static view<acc, 3> parts_of(scratch_arena& arena, const cuda::product_extents& e) {
-    const index_t parts = cuda::product_parts<acc>(e);
-    return parts == 1 ? view<acc, 3>{} : arena.tensor<acc>(parts, e.m, e.n);
+  template <class T>
+  static auto along_depth(const view<const T, 2>& x) {
+    return cuda::product_factor<T, cuda::contiguous::depth>(x);
   }
-  // The parts where there are any, else the place itself.
-  static cuda::product_result<acc> result_of(const view<acc, 3>& parts, const view<acc, 2>& place) {
-    return parts.empty() ? cuda::product_result<acc>{place.data(), place.stride(0)}
-                         : cuda::product_result<acc>{parts.data(), parts.stride(1), parts.stride(0)};
+  template <class T>
+  static auto along_rows(const view<const T, 2>& x) {
+    return cuda::product_factor<T, cuda::contiguous::rows>(x);
+  }
+  // Contiguous parts where there are several, else the place itself.
+  static cuda::product_result<acc> result_of(acc* memory, index_t parts, const cuda::product_extents& e,
+                                             const view<acc, 2>& place) {
+    return parts == 1 ? cuda::product_result<acc>{place.data(), place.stride(0)}
+                      : cuda::product_result<acc>{memory, e.n, e.m * e.n};
   }
 };
 

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT
+// Products of floats by the matrix units for bf16, no less exact than in float: a float is the sum of three
+// bf16, its planes, and the product of matrices the sum of the products of their planes.
+#pragma once
+
+#include <dsv3/cuda/device/mma.cuh>
+#include <dsv3/cuda/device/vector.cuh>
+#include <dsv3/cuda/routing/exact_product.cuh>
+#include <dsv3/number/bf16.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace dsv3::inline DSV3_ABI::cuda {
+
+/// The planes of a factor, the upper bits first. Rows start at multiples of 16 bytes, and so many elements
+/// are there to be read; a matrix of bf16 is its own only plane.
+struct product_planes {
+  const bf16* data;
+  index_t stride, plane_stride = 0;
+};
+
+namespace detail {
+
+// ---- configuration ----------------------------------------------------------------------------------------
+
+/// Two rows of four warps, each with 64 x 32 results. A stage is 64 deep: one operand's plane is 16 KiB of
+/// 128-byte rows, swizzled; 128 rows where the depth is contiguous, else two panels of 64 rows along it.
+struct split_tile {
+  static constexpr int extent = 128, depth = 64, threads = 256, stages = 3;
+  static constexpr int plane_bytes = extent * depth * 2;
+  // The matrix units cut off what falls below their sums' last bits: after so many stages those sums are
+  // added to sums that round.
+  static constexpr int stages_per_sum = 2;
+};
+
+// ---- kernels ----------------------------------------------------------------------------------------------
+
+/// planes[p, row, column] so that their sum over p is x; zeros up to `padded` columns, a multiple of 8.
+template <int Planes, class T>
+__global__ void split_planes_kernel(const T* x, index_t stride, index_t rows, index_t columns, index_t padded,
+                                    bf16* planes) {
+  const index_t packs = rows * padded / 8, step = static_cast<index_t>(gridDim.x) * blockDim.x;
+  for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < packs; i += step) {
+    const index_t row = i * 8 / padded, column = i * 8 % padded;
+    pack<bf16, 8> plane[Planes];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      float left = column + j < columns ? x[row * stride + column + j] : 0.0f;
+#pragma unroll
+      for (int p = 0; p < Planes; ++p) {
+        plane[p][j] = bf16(left);
+        const float taken = plane[p][j];
+        left = isfinite(taken) ? left - taken : 0.0f;  // what is infinite is so once
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < Planes; ++p) store_pack(planes + (p * packs + i) * 8, plane[p]);
+  }
+}
+
+/// Begins copying one stage of one plane of a factor: `rows` of it from first_row, depth first .. end; zeros
+/// elsewhere. All three limits are multiples of 8 along what is contiguous.
+template <contiguous Along>
+__device__ __forceinline__ void copy_plane(std::uint32_t to, const bf16* from, index_t stride,
+                                           index_t first_row, index_t rows, index_t first, index_t end) {
+  using tile = split_tile;
+#pragma unroll
+  for (int i = 0; i < tile::plane_bytes / 16 / tile::threads; ++i) {
+    const int chunk = i * tile::threads + static_cast<int>(threadIdx.x);
+    if constexpr (Along == contiguous::depth) {
+      const int row = chunk / 8, column = chunk % 8;
+      const bool wanted = first_row + row < rows && first + column * 8 < end;
+      copy_async(to + swizzle_128(row, column * 16),
+                 wanted ? from + (first_row + row) * stride + first + column * 8 : from, wanted);
+    } else {
+      const int k = chunk / 16, panel = chunk / 8 % 2, column = chunk % 8;
+      const index_t row = first_row + panel * 64 + column * 8;
+      const bool wanted = row < rows && first + k < end;
+      copy_async(to + panel * (tile::plane_bytes / 2) + swizzle_128(k, column * 16),
+                 wanted ? from + (first + k) * stride + row : from, wanted);
+    }
+  }
+}
+
+/// A 16 x 16 block of a plane in shared memory: rows from `row`, depth from `depth`, both multiples of 16.
+/// Along the depth its quarters come as an A, or as parts 0 and 2, 1 and 3 of two B. Along the rows they come
+/// as parts 0, 2, 1, 3 of an A, or as parts 0 and 1, 2 and 3 of two B.
+template <contiguous Along>
+__device__ __forceinline__ void load_block(std::uint32_t (&part)[4], std::uint32_t plane, int row,
+                                           int depth) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (Along == contiguous::depth)
+    load_matrices(part, plane + swizzle_128(row + tile_row(lane), (depth + tile_column(lane)) * 2));
+  else
+    load_transposed(part, plane + row / 64 * (split_tile::plane_bytes / 2) +
+                              swizzle_128(depth + tile_row(lane), (row % 64 + tile_column(lane)) * 2));
+}
+
+/// result[i, j] = Σ_d a[i, d] · b[j, d]. Products of planes whose bits lie below the last plane's are left
+/// out. blockIdx.y is the part of the depth.
+template <int PlanesA, contiguous AlongA, int PlanesB, contiguous AlongB, class Out>
+__global__ void __launch_bounds__(split_tile::threads)
+    split_product_kernel(product_planes a, product_planes b, product_extents e, index_t part_depth,
+                         product_result<Out> out) {
+  using tile = split_tile;
+  constexpr int stage_bytes = (PlanesA + PlanesB) * tile::plane_bytes;
+  constexpr int order = PlanesA > PlanesB ? PlanesA : PlanesB;
+  const index_t tiles_across = ceil_div(e.n, tile::extent);
+  const index_t first_m = blockIdx.x / tiles_across * tile::extent;
+  const index_t first_n = blockIdx.x % tiles_across * tile::extent;
+  const index_t begin = blockIdx.y * part_depth, end = min(begin + part_depth, e.depth);
+  const auto steps = static_cast<int>(end > begin ? ceil_div(end - begin, tile::depth) : 0);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / 4 * 64, column = warp % 4 * 32;
+  const std::uint32_t memory = shared_address(dynamic_shared());
+  const index_t rows_a = AlongA == contiguous::depth ? e.m : round_up(e.m, 8);
+  const index_t rows_b = AlongB == contiguous::depth ? e.n : round_up(e.n, 8);
+
+  const auto copy = [&](int step) {
+    if (step < steps) {
+      const std::uint32_t to = memory + step % tile::stages * stage_bytes;
+      const index_t first = begin + static_cast<index_t>(step) * tile::depth;
+#pragma unroll
+      for (int p = 0; p < PlanesA; ++p)
+        copy_plane<AlongA>(to + p * tile::plane_bytes, a.data + p * a.plane_stride, a.stride, first_m, rows_a,
+                           first, end);
+#pragma unroll
+      for (int p = 0; p < PlanesB; ++p)
+        copy_plane<AlongB>(to + (PlanesA + p) * tile::plane_bytes, b.data + p * b.plane_stride, b.stride,
+                           first_n, rows_b, first, end);
+    }
+    commit_copies();
+  };
+
+  float total[4][4][4] = {}, sums[4][4][4] = {};  // 16-row blocks, 8-column blocks, as mma lays them out
+  const auto promote = [&] {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int v = 0; v < 4; ++v) total[i][j][v] += sums[i][j][v], sums[i][j][v] = 0;
+  };
+#pragma unroll
+  for (int step = 0; step < tile::stages - 1; ++step) copy(step);
+  for (int step = 0; step < steps; ++step) {
+    wait_copies<tile::stages - 2>();
+    __syncthreads();  // this stage has arrived for everyone, and everyone is done with the one before
+    copy(step + tile::stages - 1);
+    const std::uint32_t from = memory + step % tile::stages * stage_bytes;
+#pragma unroll
+    for (int k = 0; k < tile::depth; k += 16) {
+      std::uint32_t a_part[PlanesA][4][4];
+#pragma unroll
+      for (int p = 0; p < PlanesA; ++p)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          load_block<AlongA>(a_part[p][i], from + p * tile::plane_bytes, row + 16 * i, k);
+          if constexpr (AlongA == contiguous::rows) {
+            const std::uint32_t second = a_part[p][i][1];
+            a_part[p][i][1] = a_part[p][i][2], a_part[p][i][2] = second;
+          }
+        }
+#pragma unroll
+      for (int q = PlanesB - 1; q >= 0; --q)  // the small numbers first
+#pragma unroll
+        for (int j = 0; j < 4; j += 2) {
+          constexpr int next = AlongB == contiguous::depth ? 2 : 1, other = 3 - next;
+          std::uint32_t b_part[4];
+          load_block<AlongB>(b_part, from + (PlanesA + q) * tile::plane_bytes, column + 8 * j, k);
+#pragma unroll
+          for (int p = 0; p < PlanesA; ++p)
+            if (p + q < order)
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                mma(sums[i][j], a_part[p][i], b_part[0], b_part[next]);
+                mma(sums[i][j + 1], a_part[p][i], b_part[other], b_part[3]);
+              }
+        }
+    }
+    if (step % tile::stages_per_sum == tile::stages_per_sum - 1) promote();
+  }
+  promote();
+  wait_copies<0>();
+
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int v = 0; v < 4; ++v) {
+      const index_t m = first_m + row + 16 * i + fragment_row(lane) + v / 2 * 8;
+      if (m >= e.m) continue;
+      Out* to = out.data + blockIdx.y * out.part_stride + m * out.stride;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const index_t n = first_n + column + 8 * j + fragment_column(lane) + v % 2;
+        if (n < e.n) to[n] = Out(out.into == store::add ? float(to[n]) + total[i][j][v] : total[i][j][v]);
+      }
+    }
+}
+
+}  // namespace detail
+
+// ---- launch -----------------------------------------------------------------------------------------------
+
+/// Into how many parts to cut the depth, so that a large GPU is filled; depends on nothing but the extents.
+inline index_t split_product_parts(const product_extents& e) {
+  const index_t tiles = detail::product_tiles(e, detail::split_tile::extent);
+  return std::clamp<index_t>(132 / std::max<index_t>(tiles, 1), 1, std::max<index_t>(e.depth / 256, 1));
+}
+
+/// Elements of so many planes of a matrix.
+inline index_t plane_elements(index_t planes, index_t rows, index_t columns) {
+  return planes * rows * round_up(columns, 8);
+}
+/// Cuts a matrix into planes, in plane_elements of memory.
+template <int Planes>
+product_planes split_planes(const char* name, cudaStream_t stream, const view<const float, 2>& x,
+                            bf16* memory) {
+  const index_t padded = round_up(x.extent(1), 8);
+  launch(name, stream, {.grid = grid_for(x.extent(0) * padded, 8 * 256)},
+         detail::split_planes_kernel<Planes, float>, x.data(), x.stride(0), x.extent(0), x.extent(1), padded,
+         memory);
+  return {memory, padded, x.extent(0) * padded};
+}
+
+template <int PlanesA, contiguous AlongA, int PlanesB, contiguous AlongB, class Out>
+void split_product(const char* name, cudaStream_t stream, const product_planes& a, const product_planes& b,
+                   const product_extents& e, index_t parts, const product_result<Out>& out) {
+  using tile = detail::split_tile;
+  launch(
+      name, stream,
+      {.grid = {static_cast<unsigned>(detail::product_tiles(e, tile::extent)), static_cast<unsigned>(parts)},
+       .block = tile::threads,
+       .shared_bytes = std::size_t{tile::stages} * (PlanesA + PlanesB) * tile::plane_bytes},
+      detail::split_product_kernel<PlanesA, AlongA, PlanesB, AlongB, Out>, a, b, e,
+      round_up(ceil_div(e.depth, parts), tile::depth), out);
+}
+
+}  // namespace dsv3::inline DSV3_ABI::cuda
