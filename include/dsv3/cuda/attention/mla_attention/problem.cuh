@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/cuda/attention/sequences.cuh>
+#include <dsv3/cuda/device/math.cuh>
 #include <dsv3/tensor/view.hpp>
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
@@ -34,14 +35,6 @@ struct attention_gradients {
   view<Element, 3> dq, dkv;
   view<Acc, 3> partial;  // [heads, tokens, qk_rope]
 };
-
-/// Exponentials to base 2 are one instruction.
-inline constexpr float log2_of_e = 1.44269504088896340736f, ln_of_2 = 0.69314718055994530942f;
-__device__ __forceinline__ float exp2_approximately(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
 
 /// projection[h, t] = Σ_e o · d_o, by a warp for each head of a token.
 template <class Element, class Acc>
