@@ -17,6 +17,7 @@
 #include <mutex>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 namespace dsv3::inline DSV3_ABI::cuda {
 
@@ -54,8 +55,8 @@ constexpr cudaDataType library_type() {
 ///
 /// Sums run in double for double and in float for all else, without TF32. Algorithms that divide k add the
 /// parts up in an order of their own, always the same; so results repeat bit for bit. A product of at most
-/// `few_rows` rows runs the algorithm of one with so many, so that a row gets the same bits whichever others
-/// come with it.
+/// `few_rows` rows runs an algorithm that takes any number up to so many, so that a row gets the same bits
+/// whichever others come with it.
 class product_plans {
  public:
   static constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
@@ -70,9 +71,9 @@ class product_plans {
   /// happened then. `workspace` has workspace_bytes and is aligned to 256.
   bool run(cudaStream_t stream, const matrix_product& p, void* workspace) {
     if (!describable(p)) return false;
-    description d(p, p.m);
-    const plan& chosen = plan_of(p, d);
+    const plan& chosen = plan_of(p);
     if (!chosen.found) return false;
+    description d(p, p.m);
     const double one = 1, zero = 0;
     const float one_float = 1, zero_float = 0;
     const bool wide = p.d.type == CUDA_R_64F;
@@ -94,7 +95,7 @@ class product_plans {
 
  private:
   struct plan {
-    cublasLtMatmulAlgo_t algorithm;
+    cublasLtMatmulAlgo_t algorithm = {};
     bool found = false;
   };
   using key = std::array<index_t, 14>;
@@ -124,7 +125,7 @@ class product_plans {
     static void lay(cublasLtMatrixLayoutOpaque_t& layout, const matrix_operand& x, index_t rows,
                     index_t columns, const matrix_product& p) {
       // The stride of a single row means nothing, and may be less than the library wants to see.
-      const index_t stride = rows == 1 ? std::max(x.stride, columns) : x.stride;
+      const index_t stride = std::max(x.stride, columns);
       succeed(cublasLtMatrixLayoutInit(&layout, x.type, static_cast<std::uint64_t>(columns),
                                        static_cast<std::uint64_t>(rows), stride),
               p.name);
@@ -170,16 +171,30 @@ class product_plans {
             p.d.stride, p.a.step, p.b.step, p.d.step, operand(p.a), operand(p.b), operand(p.d)};
   }
 
-  const plan& plan_of(const matrix_product& p, description& exact) {
+  const plan& plan_of(const matrix_product& p) {
     const std::lock_guard hold(lock_);
     const auto [place, added] = plans_.try_emplace(key_of(p));
     if (!added) return place->second;
-    if (p.m < few_rows && !p.a.turned) {
-      description wider(p, few_rows);
-      place->second = ask(p, wider);
-      if (!place->second.found || takes(place->second, exact)) return place->second;
+    return place->second = p.m <= few_rows && !p.a.turned ? ask_for_few(p) : ask(p);
+  }
+
+  // The first algorithm that takes any number of rows up to few_rows.
+  plan ask_for_few(const matrix_product& p) const {
+    description most(p, few_rows);
+    for (const plan& candidate : ask(p, most)) {
+      bool takes_all = true;
+      for (index_t m = 1; m < few_rows && takes_all; ++m) {
+        description fewer(p, m);
+        takes_all = takes(candidate, fewer);
+      }
+      if (takes_all) return candidate;
     }
-    return place->second = ask(p, exact);
+    return {};
+  }
+  plan ask(const matrix_product& p) const {
+    description exact(p, p.m);
+    const std::vector<plan> candidates = ask(p, exact);
+    return candidates.empty() ? plan{} : candidates.front();
   }
 
   bool takes(const plan& candidate, description& d) const {
@@ -189,7 +204,8 @@ class product_plans {
            answer.workspaceSize <= workspace_bytes;
   }
 
-  plan ask(const matrix_product& p, description& d) const {
+  // The library's candidates, the one it thinks best first.
+  std::vector<plan> ask(const matrix_product& p, description& d) const {
     cublasLtMatmulPreferenceOpaque_t wish;
     succeed(cublasLtMatmulPreferenceInit(&wish), p.name);
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
@@ -202,13 +218,17 @@ class product_plans {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(p.a));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(p.d));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(p.d));
-    cublasLtMatmulHeuristicResult_t answer = {};
-    int answers = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        library_, &d.operation, &d.first, &d.second, &d.result, &d.result, &wish, 1, &answer, &answers);
-    const bool found =
-        status == CUBLAS_STATUS_SUCCESS && answers == 1 && answer.state == CUBLAS_STATUS_SUCCESS;
-    return {.algorithm = answer.algo, .found = found};
+    constexpr int most = 16;
+    cublasLtMatmulHeuristicResult_t answers[most];
+    int count = 0;
+    if (cublasLtMatmulAlgoGetHeuristic(library_, &d.operation, &d.first, &d.second, &d.result, &d.result,
+                                       &wish, most, answers, &count) != CUBLAS_STATUS_SUCCESS)
+      return {};
+    std::vector<plan> found;
+    for (int i = 0; i < count; ++i)
+      if (answers[i].state == CUBLAS_STATUS_SUCCESS)
+        found.push_back({.algorithm = answers[i].algo, .found = true});
+    return found;
   }
 
   cublasLtHandle_t library_ = nullptr;

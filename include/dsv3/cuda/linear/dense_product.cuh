@@ -61,9 +61,10 @@ inline constexpr bool library_takes = std::is_same_v<A, B> &&
 
 template <class Acc, class A, class B, class D>
 __global__ void __launch_bounds__(plain_threads, 2)
-    plain_product_kernel(plain_product<A, B, D> p, index_t a_step, index_t b_step, index_t d_step) {
-  p.a += blockIdx.z * a_step, p.b += blockIdx.z * b_step, p.d += blockIdx.z * d_step;
-  multiply_plain<Acc>(p, static_cast<index_t>(blockIdx.x) * plain_tile,
+    plain_product_kernel(const plain_product<A, B, D> first, index_t a_step, index_t b_step, index_t d_step) {
+  plain_product<A, B, D> own = first;
+  own.a += blockIdx.z * a_step, own.b += blockIdx.z * b_step, own.d += blockIdx.z * d_step;
+  multiply_plain<Acc>(own, static_cast<index_t>(blockIdx.x) * plain_tile,
                       static_cast<index_t>(blockIdx.y) * plain_tile);
 }
 

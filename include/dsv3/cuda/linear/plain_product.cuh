@@ -35,13 +35,15 @@ template <class Acc, class T>
 __device__ void load_plain(const T* from, index_t outer_stride, index_t sum_stride, index_t first,
                            index_t outer, index_t l, index_t k, Acc (&room)[plain_depth][plain_tile + 4]) {
   const int t = static_cast<int>(threadIdx.x);
+  const bool along = sum_stride == 1;
+  const int o = along ? t / plain_depth : t % plain_tile, o_step = along ? plain_threads / plain_depth : 0;
+  const int s = along ? t % plain_depth : t / plain_tile, s_step = along ? 0 : plain_threads / plain_tile;
+  const T* at = from + (first + o) * outer_stride + (l + s) * sum_stride;
+  const index_t at_step = o_step * outer_stride + s_step * sum_stride;
 #pragma unroll
   for (int i = 0; i < plain_tile * plain_depth / plain_threads; ++i) {
-    const int at = t + i * plain_threads;
-    const int o = sum_stride == 1 ? at / plain_depth : at % plain_tile;
-    const int s = sum_stride == 1 ? at % plain_depth : at / plain_tile;
-    const bool inside = first + o < outer && l + s < k;
-    room[s][o] = inside ? static_cast<Acc>(from[(first + o) * outer_stride + (l + s) * sum_stride]) : Acc(0);
+    const bool inside = first + o + i * o_step < outer && l + s + i * s_step < k;
+    room[s + i * s_step][o + i * o_step] = inside ? static_cast<Acc>(at[i * at_step]) : Acc(0);
   }
 }
 
@@ -55,7 +57,7 @@ __device__ void multiply_plain(const plain_product<A, B, D>& p, index_t i, index
     load_plain(p.a, p.a_i, p.a_l, i, p.m, l, p.k, a);
     load_plain(p.b, p.b_j, p.b_l, j, p.n, l, p.k, b);
     __syncthreads();
-#pragma unroll
+#pragma unroll 4
     for (int s = 0; s < plain_depth; ++s) {
       Acc x[4], y[4];
 #pragma unroll
