@@ -54,7 +54,7 @@ void fill(guarded<From>& x, std::uint64_t stream = 1) {
   const index_t columns = std::max<index_t>(x.get().extent(1), 1);
   x.fill([&](index_t i) {
     const index_t row = i / columns, column = i % columns;
-    if (row % 131 == 7 || column % 67 == 5) return 0.0;
+    if (row % 131 == 7 || column % 67 == 5) return column % 2 == 0 ? 0.0 : -0.0;
     const double size = std::ldexp(1.0, static_cast<int>(row * 7 % 23 + column * 5 % 19) - 24);
     return static_cast<double>(static_cast<float>(size * random.normal(static_cast<std::uint64_t>(i))));
   });

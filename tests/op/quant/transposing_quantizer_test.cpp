@@ -74,7 +74,7 @@ struct fixture {
         for (index_t c = 0; c < s.channels; ++c) {
           const double normal = random.normal(static_cast<std::uint64_t>(r * s.channels + c));
           const double size_here = std::ldexp(1.0, static_cast<int>(r * 7 % 23 + c * 5 % 19) - 24);
-          x.get()(r, c) = From(static_cast<float>(c % 31 == 4 ? 0 : size_here * normal));
+          x.get()(r, c) = From(static_cast<float>(c % 31 == 4 ? -0.0 : size_here * normal));
         }
   }
   row_groups groups() { return shape.groups.empty() ? row_groups{} : row_groups{offsets, counts}; }

@@ -49,7 +49,7 @@ struct divider {
   __device__ __forceinline__ float operator()(float x) const {
     const float product = __fmul_rn(x, reciprocal);
     const float above = __fmaf_rn(product, scale, -x);  // of this sign, so that -0 stays -0
-    return __fmaf_rn(-above, reciprocal, product);
+    return __fmaf_rn(above, -reciprocal, product);
   }
 };
 
@@ -115,8 +115,8 @@ __device__ __forceinline__ void values_of(const pack<std::uint32_t, 2>& words, f
 // ---- 12 bits
 // ----------------------------------------------------------------------------------------------------------
 
-/// E5M6 is a half of IEEE without its four low bits. x on the steps of E5M6, as a float: added to 1.5 · 2^17
-/// times its power of two, or the smallest normal number's, it is rounded to them.
+/// E5M6 is a half of IEEE without its four low bits. A finite x, or NaN, on the steps of E5M6, as a float:
+/// added to 1.5 · 2^17 times its power of two, or the smallest normal number's, it is rounded to them.
 __device__ __forceinline__ float on_steps_of_e5m6(float x) {
   const std::uint32_t bits = __float_as_uint(x);
   const float power = fmaxf(__uint_as_float(bits & 0x7F800000u), 0x1p-14f);
