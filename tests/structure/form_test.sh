@@ -21,6 +21,10 @@ xargs awk '
     gsub(/[\200-\277]/, "", text)  # continuation bytes of UTF-8 take no column
     if (length(text) > 110 && !/R"\(/) complain("has " length(text) " columns, at most 110 are allowed")
   }
+  # nvcc 13.0 forgets the names of such a list where what is assigned to depends on a template.
+  FILENAME ~ /\.(hpp|cuh|cu)$/ && /^[ ]*[a-z_0-9]+((\.|->)[a-z_0-9]+)* = \{$|^[ ]*[a-z_0-9]+((\.|->)[a-z_0-9]+)* = \{\./ {
+    complain("assigns from a list with names, expected the type before the list")
+  }
   END { exit breaches > 0 }' < "$scratch/files" || fail "the form above"
 while read -r file; do
   [ -z "$(tail -c 1 "$file")" ] || fail "$file does not end with a newline"

@@ -94,12 +94,12 @@ struct training_schedule {
   static training_schedule deepseek_v3() {
     training_schedule s;
     s.clock = schedule_clock::tokens;
-    s.learning_rate = {
+    s.learning_rate = learning_rate_schedule{
         .peak = 2.2e-4, .final = 2.2e-5, .warmup_steps = 2000, .decay_from = 10e12, .decay_until = 14.3e12};
     s.learning_rate.after = {{14.633e12, 7.3e-6}};
     s.bias_rate = {{0, 0.001}, {14.3e12, 0}};
     s.mtp_weight = {{0, 0.3}, {10e12, 0.1}};
-    s.batch = {.begin = 3072, .end = 15360, .until_tokens = 469e9};
+    s.batch = batch_ramp{.begin = 3072, .end = 15360, .until_tokens = 469e9};
     return s;
   }
 
@@ -116,14 +116,14 @@ struct training_schedule {
   static training_schedule short_run(const short_options& o) {
     const double steps = static_cast<double>(o.steps);
     training_schedule s;
-    s.learning_rate = {.peak = o.peak,
-                       .final = o.final,
-                       .warmup_steps = o.warmup_steps,
-                       .decay_from = o.constant_share * steps,
-                       .decay_until = steps};
+    s.learning_rate = learning_rate_schedule{.peak = o.peak,
+                                             .final = o.final,
+                                             .warmup_steps = o.warmup_steps,
+                                             .decay_from = o.constant_share * steps,
+                                             .decay_until = steps};
     s.bias_rate = {{0, o.bias_rate}, {o.frozen_share * steps, 0}};
     s.mtp_weight = {{0, o.mtp_weight}, {0.676 * steps, o.late_mtp_weight}};
-    s.batch = {.begin = o.sequences, .end = o.sequences};
+    s.batch = batch_ramp{.begin = o.sequences, .end = o.sequences};
     return s;
   }
 };

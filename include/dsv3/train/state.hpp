@@ -262,7 +262,7 @@ void initialize_state(Ctx& ctx, training_state<P, L>& state, std::uint64_t seed)
     op::fill<moment<P>>::constant(ctx, {.y = row.v, .value = 0});
   }
   op::fill<master<P>>::constant(ctx, {.y = state.routing.bias.flat(), .value = 0});
-  state.progress = {.seed = seed};
+  state.progress = training_progress{.seed = seed};
 }
 
 }  // namespace dsv3::inline DSV3_ABI
