@@ -289,11 +289,10 @@ __global__ void __launch_bounds__(wide_threads, 1)
     grouped_wgmma_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
                          const __grid_constant__ CUtensorMap d_map, const grouped_problem<Out> p) {
 #if DSV3_SM90A
-  extern __shared__ __align__(1024) unsigned char bytes[];
-  grouped_room& room = *reinterpret_cast<grouped_room*>(bytes);
+  grouped_room& room = *reinterpret_cast<grouped_room*>(dynamic_shared());
   const unsigned warp = __shfl_sync(all_lanes, threadIdx.x / 32, 0), blocks = cluster_blocks();
   if (threadIdx.x == 0) {
-    if (shared_address(bytes) % 1024 != 0) __trap();
+    if (shared_address(&room) % 1024 != 0) __trap();
     prefetch_map(a_map), prefetch_map(b_map), prefetch_map(d_map);
     for (int s = 0; s < wide_stages; ++s) room.full[s].init(1), room.empty[s].init(8 * blocks);
     publish_barriers();
