@@ -151,7 +151,7 @@ struct implementation<op::embedding<P>, backend::cuda> {
   /// Without `sorting` it only says how many bytes that must have.
   static cudaError_t sort(const workspace& w, std::size_t& bytes, const backward_args& args,
                           cudaStream_t stream) {
-    const int bits = std::bit_width(static_cast<std::uint32_t>(args.dtable.extent(0)));
+    const int bits = std::bit_width(static_cast<std::uint32_t>(args.dtable.extent(0)) | 1u);
     return cub::DeviceRadixSort::SortPairs(w.sorting, bytes, w.keys, w.sorted_keys, w.tokens, w.sorted_tokens,
                                            static_cast<int>(args.ids.extent(0)), 0, bits, stream);
   }

@@ -38,6 +38,7 @@ struct activated {
   template <int Width>
   struct halves {
     kept_pack<activation<P>, Width> gate, up;
+    accumulator<P> w;
   };
 
   __device__ bool takes(index_t row, index_t) const { return is_live(args, row); }
@@ -45,18 +46,18 @@ struct activated {
   template <int Width>
   __device__ halves<Width> load(index_t row, index_t column) const {
     const activation<P>* gate = args.gate_up[row].data() + column;
-    return {kept_pack<activation<P>, Width>(gate), kept_pack<activation<P>, Width>(gate + args.y.extent(1))};
+    return {kept_pack<activation<P>, Width>(gate), kept_pack<activation<P>, Width>(gate + args.y.extent(1)),
+            gate_of_row<P>(args, row)};
   }
   template <int Width>
   __device__ void store(index_t row, index_t column, const halves<Width>& loaded) const {
     using acc = accumulator<P>;
     const auto gate = loaded.gate.get(), up = loaded.up.get();
-    const acc w = gate_of_row<P>(args, row);
     pack<activation<P>, Width> y;
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
       const acc g = acc(gate[i]);
-      y[i] = activation<P>(w * g * sigmoid(g) * acc(up[i]));
+      y[i] = activation<P>(loaded.w * g * sigmoid(g) * acc(up[i]));
     }
     store_pack(args.y[row].data() + column, y);
   }

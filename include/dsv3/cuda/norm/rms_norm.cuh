@@ -247,9 +247,12 @@ __global__ void __launch_bounds__(512)
 #pragma unroll
         for (int i = 0; i < Width; ++i) sums[p][i] += shares[row * step + first + i];
     }
-    if (at < hidden)
+    if (at < hidden) {
+      pack<acc, Width> part;
 #pragma unroll
-      for (int i = 0; i < Width; ++i) parts[blockIdx.x * hidden + at + i] = sums[p][i];
+      for (int i = 0; i < Width; ++i) part[i] = sums[p][i];
+      store_pack(parts + blockIdx.x * hidden + at, part);
+    }
   }
 }
 
