@@ -202,6 +202,18 @@ TEST_CASE("the router agrees with brute force on a batch worth many threads") {
   compare<bf16_mixed>(p, 0, 1);
 }
 
+TEST_CASE_TEMPLATE("scores of long rows are as exact as floats can be", P, fp32, bf16_mixed) {
+  // All of one sign, so that what a sum cuts off adds up.
+  fixture<P> f({70, {.hidden = 7168, .experts = 72, .top_k = 2}}, 0);
+  const random_stream random(20260101, 77);
+  const auto draw = [&](index_t i) { return 0.5 + random.uniform(static_cast<std::uint64_t>(i)); };
+  f.x.fill(draw), f.centroids.fill([&](index_t i) { return draw(i + 1000000) / 7168; });
+  f.forward();
+  const std::vector<double> expected =
+      oracle::router_scores(f.x.values(), f.centroids.values(), plain(f.config));
+  CHECK(support::worst_row(f.scores.values(), expected, f.config.experts) <= 1e-6);
+}
+
 TEST_CASE_TEMPLATE("gates sum to the scale and experts lie in the kept groups", P, fp64_reference, fp32,
                    bf16_mixed) {
   for (const problem& p : router_cases::named) {

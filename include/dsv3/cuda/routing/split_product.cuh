@@ -24,14 +24,15 @@ namespace detail {
 
 // ---- configuration ----------------------------------------------------------------------------------------
 
-/// Two rows of four warps, each with 64 x 32 results. A stage is 64 deep: one operand's plane is 16 KiB of
-/// 128-byte rows, swizzled; 128 rows where the depth is contiguous, else two panels of 64 rows along it.
+/// Two rows of four warps, each with 64 x 32 results. A stage is 32 deep, so that three of four planes fit
+/// the shared memory of any GPU. Of an operand's plane it holds 8 KiB in swizzled lines of 128 bytes: where
+/// the depth is contiguous, two rows a line; else two panels of 32 lines along the depth, 64 rows wide.
 struct split_tile {
-  static constexpr int extent = 128, depth = 64, threads = 256, stages = 3;
-  static constexpr int plane_bytes = extent * depth * 2;
+  static constexpr int extent = 128, depth = 32, threads = 256, stages = 3;
+  static constexpr int plane_bytes = extent * depth * 2, panel_bytes = plane_bytes / 2;
   // The matrix units cut off what falls below their sums' last bits: after so many stages those sums are
   // added to sums that round.
-  static constexpr int stages_per_sum = 2;
+  static constexpr int stages_per_sum = 4;
 };
 
 // ---- kernels ----------------------------------------------------------------------------------------------
@@ -69,15 +70,15 @@ __device__ __forceinline__ void copy_plane(std::uint32_t to, const bf16* from, i
   for (int i = 0; i < tile::plane_bytes / 16 / tile::threads; ++i) {
     const int chunk = i * tile::threads + static_cast<int>(threadIdx.x);
     if constexpr (Along == contiguous::depth) {
-      const int row = chunk / 8, column = chunk % 8;
+      const int row = chunk / 4, column = chunk % 4;
       const bool wanted = first_row + row < rows && first + column * 8 < end;
-      copy_async(to + swizzle_128(row, column * 16),
+      copy_async(to + swizzle_128(row / 2, row % 2 * 64 + column * 16),
                  wanted ? from + (first_row + row) * stride + first + column * 8 : from, wanted);
     } else {
       const int k = chunk / 16, panel = chunk / 8 % 2, column = chunk % 8;
       const index_t row = first_row + panel * 64 + column * 8;
       const bool wanted = row < rows && first + k < end;
-      copy_async(to + panel * (tile::plane_bytes / 2) + swizzle_128(k, column * 16),
+      copy_async(to + panel * tile::panel_bytes + swizzle_128(k, column * 16),
                  wanted ? from + (first + k) * stride + row : from, wanted);
     }
   }
@@ -90,11 +91,13 @@ template <contiguous Along>
 __device__ __forceinline__ void load_block(std::uint32_t (&part)[4], std::uint32_t plane, int row,
                                            int depth) {
   const int lane = threadIdx.x % 32;
-  if constexpr (Along == contiguous::depth)
-    load_matrices(part, plane + swizzle_128(row + tile_row(lane), (depth + tile_column(lane)) * 2));
-  else
-    load_transposed(part, plane + row / 64 * (split_tile::plane_bytes / 2) +
+  if constexpr (Along == contiguous::depth) {
+    const int line = row + tile_row(lane);
+    load_matrices(part, plane + swizzle_128(line / 2, line % 2 * 64 + (depth + tile_column(lane)) * 2));
+  } else {
+    load_transposed(part, plane + row / 64 * split_tile::panel_bytes +
                               swizzle_128(depth + tile_row(lane), (row % 64 + tile_column(lane)) * 2));
+  }
 }
 
 /// result[i, j] = Σ_d a[i, d] · b[j, d]. Products of planes whose bits lie below the last plane's are left
