@@ -94,6 +94,7 @@ void backward_weights(benchmark::State& state) {
   support::count_flops<bf16>(state, t.flops());
 }
 
+BENCHMARK_TEMPLATE(forward, fp32, support::deepseek_v3, 128)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(forward, fp32, support::deepseek_v3, 4096)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(forward, bf16_mixed, support::deepseek_v3, 128)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(forward, bf16_mixed, support::deepseek_v3, 4096)->Apply(support::on_gpu);

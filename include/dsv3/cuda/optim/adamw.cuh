@@ -42,50 +42,69 @@ struct adamw_tensor {
   Weight* w;
   moment<P>*m, *v;
 
-  /// Elements per thread: the narrowest type fills 16 bytes, the widest no more than a pack.
-  static constexpr std::size_t sizes[] = {sizeof(gradient<P>), sizeof(master<P>), sizeof(Weight),
-                                          sizeof(moment<P>)};
-  static constexpr int width = static_cast<int>(
-      std::min(16 / *std::min_element(sizes, sizes + 4), 32 / *std::max_element(sizes, sizes + 4)));
+  /// Elements of a pack: the widest type fills 16 bytes, so that neighbouring threads leave no gaps.
+  static constexpr int width =
+      16 /
+      static_cast<int>(std::max({sizeof(gradient<P>), sizeof(master<P>), sizeof(Weight), sizeof(moment<P>)}));
 };
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
-/// `Width` elements from `at` on. Everything is read before anything is written: w may be p.
+/// `Width` elements of all arrays. Everything is read before anything is written: w may be p.
 template <int Width, class P, class Weight>
-__device__ __forceinline__ void adamw_update(const adamw_tensor<P, Weight>& t, index_t at,
-                                             const adamw_coefficients<master<P>>& c, master<P> scale) {
+struct adamw_pack {
   using number = master<P>;
-  const auto g = load_pack<Width>(t.g + at);
-  auto p = load_pack<Width>(t.p + at);
-  auto m = load_pack<Width>(t.m + at);
-  auto v = load_pack<Width>(t.v + at);
-  pack<Weight, Width> w;
-#pragma unroll
-  for (int i = 0; i < Width; ++i) {
-    const number slope = number(g[i]) * scale;
-    m[i] = moment<P>(c.keep_m * number(m[i]) + c.take_m * slope);
-    v[i] = moment<P>(c.keep_v * number(v[i]) + c.take_v * slope * slope);
-    const number direction = number(m[i]) * c.unbias_m / (sqrt(number(v[i]) * c.unbias_v) + c.epsilon);
-    p[i] -= c.learning_rate * (direction + c.weight_decay * p[i]);
-    w[i] = Weight(p[i]);
+  pack<gradient<P>, Width> g;
+  pack<number, Width> p;
+  pack<moment<P>, Width> m, v;
+
+  __device__ __forceinline__ void load(const adamw_tensor<P, Weight>& t, index_t at) {
+    g = load_pack<Width>(t.g + at);
+    p = load_pack<Width>(t.p + at);
+    m = load_pack<Width>(t.m + at);
+    v = load_pack<Width>(t.v + at);
   }
-  store_pack(t.m + at, m);
-  store_pack(t.v + at, v);
-  store_pack(t.p + at, p);
-  store_pack(t.w + at, w);
-}
+  __device__ __forceinline__ void move(const adamw_coefficients<number>& c, number scale,
+                                       const adamw_tensor<P, Weight>& t, index_t at) {
+    pack<Weight, Width> w;
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+      const number slope = number(g[i]) * scale;
+      m[i] = moment<P>(c.keep_m * number(m[i]) + c.take_m * slope);
+      v[i] = moment<P>(c.keep_v * number(v[i]) + c.take_v * slope * slope);
+      const number direction = number(m[i]) * c.unbias_m / (sqrt(number(v[i]) * c.unbias_v) + c.epsilon);
+      p[i] -= c.learning_rate * (direction + c.weight_decay * p[i]);
+      w[i] = Weight(p[i]);
+    }
+    store_pack(t.m + at, m);
+    store_pack(t.v + at, v);
+    store_pack(t.p + at, p);
+    store_pack(t.w + at, w);
+  }
+};
 
 template <int Width, class P, class Weight>
 __global__ void __launch_bounds__(256) adamw_kernel(adamw_tensor<P, Weight> t, index_t n, const double* clip,
                                                     const double* pace, adamw_coefficients<master<P>> c) {
-  if (!isfinite(*clip)) return;
+  const double factor = *clip;
   c.take(pace);
-  const master<P> scale(*clip);
-  const index_t step = static_cast<index_t>(gridDim.x) * blockDim.x;
+  if (!isfinite(factor)) return;
+  const master<P> scale(factor);
+  const index_t step = static_cast<index_t>(gridDim.x) * blockDim.x, packs = n / Width;
   const index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  for (index_t i = first; i < n / Width; i += step) adamw_update<Width>(t, i * Width, c, scale);
-  if (first < n % Width) adamw_update<1>(t, n - n % Width + first, c, scale);
+  index_t i = first;
+  for (; i + step < packs; i += 2 * step) {
+    adamw_pack<Width, P, Weight> near, far;
+    near.load(t, i * Width);
+    far.load(t, (i + step) * Width);
+    near.move(c, scale, t, i * Width);
+    far.move(c, scale, t, (i + step) * Width);
+  }
+  adamw_pack<Width, P, Weight> last;
+  if (i < packs) last.load(t, i * Width), last.move(c, scale, t, i * Width);
+  adamw_pack<1, P, Weight> rest;
+  const index_t at = packs * Width + first;
+  if (at < n) rest.load(t, at), rest.move(c, scale, t, at);
 }
 
 }  // namespace cuda::detail
@@ -113,7 +132,7 @@ struct implementation<op::adamw<P, Weight>, backend::cuda> {
                      const cuda::detail::adamw_tensor<P, Weight>& t) {
     const index_t n = args.g.extent(0);
     const cuda::detail::adamw_coefficients<master<P>> c(args.config);
-    cuda::launch(op_type::step_args::name, ctx.stream, {.grid = cuda::grid_for(n, 256 * Width)},
+    cuda::launch(op_type::step_args::name, ctx.stream, {.grid = cuda::grid_for(n, 2 * 256 * Width)},
                  cuda::detail::adamw_kernel<Width, P, Weight>, t, n, args.scale.data(), args.pace.data(), c);
   }
 };
