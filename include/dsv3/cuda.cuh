@@ -18,7 +18,9 @@
 #include <dsv3/cuda/linear/grouped_gemm.cuh>
 #include <dsv3/cuda/linear/grouped_gemm_sm90.cuh>
 #include <dsv3/cuda/linear/scaled_gemm.cuh>
+#include <dsv3/cuda/linear/scaled_gemm_sm90.cuh>
 #include <dsv3/cuda/linear/scaled_grouped_gemm.cuh>
+#include <dsv3/cuda/linear/scaled_grouped_gemm_sm90.cuh>
 #include <dsv3/cuda/loss/cross_entropy.cuh>
 #include <dsv3/cuda/memory/add.cuh>
 #include <dsv3/cuda/memory/copy.cuh>

@@ -38,6 +38,11 @@ struct alignas(8) mbarrier {
                  "r"(bytes)
                  : "memory");
   }
+  /// One arrival, once all copies that this thread began with copy_async have come.
+  __device__ __forceinline__ void arrive_after_copies() {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(this))
+                 : "memory");
+  }
   /// Arrives at the same barrier of block `rank` of the cluster.
   __device__ __forceinline__ void arrive_at(unsigned rank) {
     asm volatile(

@@ -99,6 +99,10 @@ __device__ __forceinline__ void copy_async(std::uint32_t to, const void* from, b
 __device__ __forceinline__ void copy_async_part(std::uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
+/// 4 bytes, both addresses multiples of 4.
+__device__ __forceinline__ void copy_async_word(std::uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
 /// Closes the group of copies begun since the last call.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `Pending` of this thread's groups are under way. Others see them after a barrier.
