@@ -49,8 +49,8 @@ class tokenizer_file_reader {
   }
 
  private:
-  static const json& part(json_fields& fields, const json& object, const std::string& key,
-                          const std::string& expected) {
+  // Names by value: g++ 13 takes what a function returns for a part of any temporary it was given.
+  static const json& part(json_fields& fields, const json& object, const char* key, const char* expected) {
     static const json nothing;
     if (!fields.present(key)) fields.refuse(key, nothing, expected);
     return object[key];
@@ -137,7 +137,7 @@ class tokenizer_file_reader {
              if (text.text("id") != "A" || text_seen) text.refuse("id", item["Sequence"]["id"], "\"A\" once");
              text_seen = true;
            } else {
-             const std::string& name = piece.object("SpecialToken").text("id");
+             const std::string name = piece.object("SpecialToken").text("id");
              const json_fields known{specials, where + ": special_tokens"};
              if (!specials.contains(name)) known.refuse(name, nullptr, "the ids of the template's token");
              json_fields token{specials[name], where + ": special_tokens: " + shortened(name)};
