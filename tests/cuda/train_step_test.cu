@@ -37,8 +37,8 @@ model_config wide_config() {
   return c;
 }
 
-cuda::device& gpu() {
-  static cuda::device only;
+dsv3::cuda::device& gpu() {
+  static dsv3::cuda::device only;
   return only;
 }
 
@@ -92,8 +92,9 @@ cuda_context<Backend> gpu_context() {
 template <class T>
 std::vector<double> on_host(view<T, 1> values) {
   std::vector<std::remove_const_t<T>> copied(static_cast<std::size_t>(values.size()));
-  cuda::require(cudaMemcpy(copied.data(), values.data(), copied.size() * sizeof(T), cudaMemcpyDeviceToHost),
-                "a tensor of the GPU");
+  dsv3::cuda::require(
+      cudaMemcpy(copied.data(), values.data(), copied.size() * sizeof(T), cudaMemcpyDeviceToHost),
+      "a tensor of the GPU");
   return {copied.begin(), copied.end()};
 }
 
@@ -110,8 +111,8 @@ std::vector<std::byte> learned(const std::vector<std::span<std::byte>>& parts) {
     const std::size_t at = bytes.size();
     bytes.resize(at + part.size());
     if (!part.empty())
-      cuda::require(cudaMemcpy(bytes.data() + at, part.data(), part.size(), cudaMemcpyDeviceToHost),
-                    "the state");
+      dsv3::cuda::require(cudaMemcpy(bytes.data() + at, part.data(), part.size(), cudaMemcpyDeviceToHost),
+                          "the state");
   }
   return bytes;
 }
@@ -129,8 +130,8 @@ constexpr allowed limits = std::is_same_v<P, fp64_reference> ? allowed{1e-10, 1e
 template <class P, class Backend>
 void compare(const model_config& config, const step_shape& shape) {
   host_memory host;
-  cuda::device_memory device;
-  cuda::shared_memory shared;
+  dsv3::cuda::device_memory device;
+  dsv3::cuda::shared_memory shared;
   cpu_run<P> expected{host, host, cpu_context<>{.threads = 4}, config, shape};
   gpu_run<P, Backend> found{device, shared, gpu_context<Backend>(), config, shape};
   for (std::uint64_t seed = 1; seed <= 3; ++seed) {
@@ -161,11 +162,11 @@ template <class P, class Backend>
 void repeat(const model_config& config, const step_shape& shape) {
   std::vector<std::byte> first;
   for (int attempt = 0; attempt < 2; ++attempt) {
-    cuda::device_memory device;
-    cuda::shared_memory shared;
+    dsv3::cuda::device_memory device;
+    dsv3::cuda::shared_memory shared;
     gpu_run<P, Backend> run{device, shared, gpu_context<Backend>(), config, shape};
     const std::size_t bytes = device.in_use();
-    cuda::recorded_work recorded;
+    dsv3::cuda::recorded_work recorded;
     for (std::uint64_t seed = 1; seed <= 4; ++seed) {
       run.options.learning_rate = 1e-3 / static_cast<double>(seed);
       const step_report report = attempt == 0 ? run.step(seed) : run.step(seed, recorded);
