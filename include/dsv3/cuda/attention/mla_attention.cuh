@@ -76,15 +76,7 @@ struct implementation<op::mla_attention<P>, backend::cuda> {
 
   template <class Ctx>
   static void run(Ctx& ctx, const backward_args& args) {
-    const char* name = backward_args::name;
-    const backward_scratch work = scratch(ctx, ctx.scratch, args);
-    cuda::check_offsets(ctx, name, args.sequence);
-    const index_t rows = args.o.extent(0) * args.o.extent(1);
-    cuda::launch(name, ctx.stream, {.grid = cuda::grid_for(rows, 8)},
-                 cuda::detail::project_kernel<element, acc>, args.o, args.d_o, work.projection);
-    compute(ctx, args, work);
-    cuda::launch(name, ctx.stream, {.grid = cuda::grid_for(args.dk_rope.size(), 256)},
-                 cuda::detail::sum_heads_kernel<element, acc>, work.dk_rope, args.dk_rope);
+    differentiate(ctx, args, scratch(ctx, ctx.scratch, args));
   }
 
  protected:
@@ -97,18 +89,39 @@ struct implementation<op::mla_attention<P>, backend::cuda> {
   }
 
   template <class Ctx>
-  static void compute(Ctx& ctx, const backward_args& args, const backward_scratch& work) {
+  static void sum_heads(Ctx& ctx, const backward_args& args, const backward_scratch& work) {
+    cuda::launch(backward_args::name, ctx.stream, {.grid = cuda::grid_for(args.dk_rope.size(), 256)},
+                 cuda::detail::sum_heads_kernel<element, acc>, work.dk_rope, args.dk_rope);
+  }
+
+  template <class Ctx>
+  static void differentiate(Ctx& ctx, const backward_args& args, const backward_scratch& work) {
     const char* name = backward_args::name;
+    cuda::check_offsets(ctx, name, args.sequence);
+    cuda::launch(name, ctx.stream, {.grid = cuda::grid_for(args.o.extent(0) * args.o.extent(1), 8)},
+                 cuda::detail::project_kernel<element, acc>, args.o, args.d_o, work.projection);
     const auto in = inputs_of(args, args.sequence);
     const cuda::detail::attention_slopes<element, acc> slopes{args.d_o, args.lse, work.projection};
     const cuda::detail::attention_gradients<element, acc> to{args.dq, args.dkv, work.dk_rope};
-    if constexpr (has_matrix_units)
-      if (cuda::detail::on_matrix_units(in) && cuda::detail::rows_take_packs(args.d_o) &&
-          cuda::detail::rows_take_packs(args.dq) && cuda::detail::rows_take_packs(args.dkv))
-        return cuda::detail::narrow(in)
-                   ? cuda::detail::mma_backward<96, 64>(name, ctx.stream, in, slopes, to)
-                   : cuda::detail::mma_backward<192, 128>(name, ctx.stream, in, slopes, to);
-    cuda::detail::plain_backward(name, ctx.stream, in, slopes, to);
+    if (!differentiate_on_matrix_units(ctx, args, in, slopes, to))
+      cuda::detail::plain_backward(name, ctx.stream, in, slopes, to);
+    sum_heads(ctx, args, work);
+  }
+
+ private:
+  template <class Ctx, class Inputs, class Slopes, class Gradients>
+  static bool differentiate_on_matrix_units(Ctx& ctx, const backward_args& args, const Inputs& in,
+                                            const Slopes& slopes, const Gradients& to) {
+    if constexpr (has_matrix_units) {
+      if (!cuda::detail::on_matrix_units(in) || !cuda::detail::rows_take_packs(args.d_o) ||
+          !cuda::detail::rows_take_packs(args.dq) || !cuda::detail::rows_take_packs(args.dkv))
+        return false;
+      if (cuda::detail::narrow(in))
+        cuda::detail::mma_backward<96, 64>(backward_args::name, ctx.stream, in, slopes, to);
+      else
+        cuda::detail::mma_backward<192, 128>(backward_args::name, ctx.stream, in, slopes, to);
+    }
+    return has_matrix_units;
   }
 };
 

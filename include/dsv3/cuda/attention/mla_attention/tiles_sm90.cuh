@@ -60,6 +60,12 @@ __device__ __forceinline__ int warpgroup() {
   return __shfl_sync(all_lanes, static_cast<int>(threadIdx.x / 128), 0);
 }
 
+/// Where a block works, kept in shared memory: what is needed at its end need not wait in registers.
+struct sm90_tile {
+  int head, token, first, length, tiles;  // token and length of the sequence; first row of the block in it
+  index_t sequence;
+};
+
 /// A dynamic array of shared memory from its first multiple of 1024 on.
 __device__ __forceinline__ unsigned char* swizzle_aligned(unsigned char* start) {
   return start + (0u - shared_address(start)) % 1024u;
@@ -112,11 +118,11 @@ __device__ __forceinline__ void clear_rows(std::uint32_t tile, std::uint32_t pan
   named_sync(barrier, 128);
 }
 
-/// 16 rows of a warp's sums, times `factors` of the upper and lower row, to `to(row)` where row < count; by
-/// way of 16 by 64 columns in panels at `room`, where the warp has rows 16 warp .. 16 warp + 15 of each
-/// panel.
-template <int Columns, class To>
-__device__ __forceinline__ void store_rows(const float (&sums)[Columns / 2], float upper, float lower,
+/// The first `Columns` of 16 rows of a warp's sums, times `factors` of the upper and lower row, to `to(row)`
+/// where row < count; by way of 16 by 64 columns in panels at `room`, where the warp has rows 16 warp .. 16
+/// warp + 15 of each panel.
+template <int Columns, int Count, class To>
+__device__ __forceinline__ void store_rows(const float (&sums)[Count], float upper, float lower,
                                            std::uint32_t room, std::uint32_t panel_bytes, int count, To to) {
   const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
