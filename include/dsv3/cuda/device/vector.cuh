@@ -22,14 +22,68 @@ struct alignas(sizeof(T) * Count) pack {
 template <class T>
 inline constexpr int widest = 16 / static_cast<int>(sizeof(T));
 
+namespace detail {
+
+/// What instructions move at once: 16 bytes, or all where there are fewer.
+template <int Bytes>
+struct moved {
+  using type = uint4;
+};
+template <>
+struct moved<8> {
+  using type = uint2;
+};
+template <>
+struct moved<4> {
+  using type = std::uint32_t;
+};
+template <>
+struct moved<2> {
+  using type = std::uint16_t;
+};
+template <>
+struct moved<1> {
+  using type = std::uint8_t;
+};
+
+/// The bits of a pack as that. A pack of classes would be copied member by member, which compilers do not
+/// always join again.
+template <class Pack>
+struct bits_of {
+  using unit = typename moved<(sizeof(Pack) < 16 ? sizeof(Pack) : 16)>::type;
+  static constexpr int count = sizeof(Pack) / sizeof(unit);
+  unit part[count];
+};
+
+}  // namespace detail
+
 /// The pack at `from`, whose address is a multiple of the pack's size.
 template <int Count, class T>
 __device__ __forceinline__ pack<std::remove_const_t<T>, Count> load_pack(const T* from) {
-  return *reinterpret_cast<const pack<std::remove_const_t<T>, Count>*>(from);
+  using bits = detail::bits_of<pack<std::remove_const_t<T>, Count>>;
+  bits values;
+#pragma unroll
+  for (int i = 0; i < bits::count; ++i)
+    values.part[i] = reinterpret_cast<const typename bits::unit*>(from)[i];
+  return __builtin_bit_cast(pack<std::remove_const_t<T>, Count>, values);
 }
+/// In assembly, as compilers now and then make several small stores of one.
 template <int Count, class T>
 __device__ __forceinline__ void store_pack(T* to, const pack<T, Count>& values) {
-  *reinterpret_cast<pack<T, Count>*>(to) = values;
+  using bits = detail::bits_of<pack<T, Count>>;
+  const auto moved = __builtin_bit_cast(bits, values);
+  auto* place = reinterpret_cast<typename bits::unit*>(to);
+#pragma unroll
+  for (int i = 0; i < bits::count; ++i)
+    if constexpr (std::is_same_v<typename bits::unit, uint4>)
+      asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(place + i), "r"(moved.part[i].x),
+                   "r"(moved.part[i].y), "r"(moved.part[i].z), "r"(moved.part[i].w)
+                   : "memory");
+    else if constexpr (std::is_same_v<typename bits::unit, uint2>)
+      asm volatile("st.v2.u32 [%0], {%1, %2};" ::"l"(place + i), "r"(moved.part[i].x), "r"(moved.part[i].y)
+                   : "memory");
+    else
+      place[i] = moved.part[i];
 }
 
 /// A pack that stays in registers while other things happen. Compilers give each 16-bit element a register of
