@@ -76,7 +76,7 @@ foreach(script IN LISTS test_scripts)
     add_custom_target(tests.${folder})
   endif()
   set(labels ${folder})
-  if(name MATCHES "nvcc")
+  if(name MATCHES "nvcc|cuda_wing")
     list(APPEND labels nvcc)
   endif()
   add_test(NAME ${name} COMMAND bash ${script} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
@@ -84,7 +84,7 @@ foreach(script IN LISTS test_scripts)
     LABELS "${labels}" TIMEOUT 1200 SKIP_RETURN_CODE 77 ENVIRONMENT "${script_environment}")
   if(name MATCHES "budget")  # they read the clock
     set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
-  elseif(name MATCHES "headers")  # they use all cores themselves
+  elseif(name MATCHES "headers|cuda_wing")  # they use all cores themselves
     set_tests_properties(${name} PROPERTIES PROCESSORS 2 COST 1000)
   endif()
 endforeach()
