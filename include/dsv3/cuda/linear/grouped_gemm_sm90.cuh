@@ -36,7 +36,7 @@ inline constexpr int wide_most_groups = 256;  // whose tiles are listed in share
 
 struct alignas(1024) grouped_room {
   unsigned char operands[wide_stages][wide_a_bytes + wide_b_bytes];
-  unsigned char staged[2][2 * panel_bytes];  // of a warpgroup, 64 x 128 results on their way out
+  unsigned char staged[2][2 * panel_bytes];  // of a warpgroup: panels of results on their way out
   mbarrier full[wide_stages], empty[wide_stages];
   int first_tile[wide_most_groups + 1];  // of each group, counted through all of them
 };
@@ -169,42 +169,37 @@ __device__ __forceinline__ void write_rows(float (&sums)[wide_n / 2], const grou
                                            int rows, int column, unsigned barrier) {
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
 #pragma unroll
-  for (int half = 0; half < 2; ++half, column += 128) {
-    if (thread == 0) wait_stores_read();
+  for (int panel = 0; panel < 4; ++panel, column += 64) {
+    unsigned char* to = staged + panel % 2 * panel_bytes;
+    if (thread == 0) wait_stores_read<1>();  // what was staged here two panels ago has left
     named_sync(barrier, 128);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float* from = sums + half * 64 + j * 8;
+    for (int j = 0; j < 4; ++j) {
+      const float* from = sums + panel * 32 + j * 8;
       const std::uint32_t part[4] = {pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3]),
                                      pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7])};
-      store_matrices(shared_address(staged) + static_cast<std::uint32_t>(j / 4 * panel_bytes) +
-                         swizzle_128(static_cast<std::uint32_t>(thread / 32 * 16 + lane % 16),
-                                     static_cast<std::uint32_t>((j % 4 * 2 + lane / 16) * 16)),
-                     part);
+      store_matrices(
+          shared_address(to) + swizzle_128(static_cast<std::uint32_t>(thread / 32 * 16 + lane % 16),
+                                           static_cast<std::uint32_t>((j * 2 + lane / 16) * 16)),
+          part);
     }
     publish_shared();
     named_sync(barrier, 128);
-    if (rows >= 64) {
-      if (thread == 0) {
-        for (int panel = 0; panel < 2; ++panel)
-          if (column + panel * 64 < p.n)
-            store_box(d_map, staged + panel * panel_bytes, column + panel * 64, static_cast<int>(row));
-        commit_stores();
-      }
-      continue;
+    if (thread == 0) {
+      if (rows >= 64 && column < p.n) store_box(d_map, to, column, static_cast<int>(row));
+      commit_stores();  // also of nothing: groups are counted
     }
-    for (int at = thread; at < rows * 16; at += 128) {
-      const int r = at / 16, chunk = at % 16, first = column + chunk * 8;
+    for (int at = thread; rows < 64 && at < rows * 8; at += 128) {
+      const int r = at / 8, first = column + at % 8 * 8;
       const auto values = load_pack<8>(reinterpret_cast<const bf16*>(
-          staged + chunk / 8 * panel_bytes +
-          swizzle_128(static_cast<std::uint32_t>(r), static_cast<std::uint32_t>(chunk % 8 * 16))));
-      bf16* to = p.d + (row + r) * p.d_row + first;
+          to + swizzle_128(static_cast<std::uint32_t>(r), static_cast<std::uint32_t>(at % 8 * 16))));
+      bf16* out = p.d + (row + r) * p.d_row + first;
       if (first + 8 <= p.n)
-        store_pack(to, values);
+        store_pack(out, values);
       else
 #pragma unroll
         for (int e = 0; e < 8; ++e)
-          if (first + e < p.n) to[e] = values[e];
+          if (first + e < p.n) out[e] = values[e];
     }
   }
 }
