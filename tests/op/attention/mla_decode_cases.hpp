@@ -11,6 +11,7 @@ struct decode_size {
   std::vector<int> queries, lengths;
   int heads, rank, rope;
   int page_rows = 64;
+  bool aligned = false;  // all rows begin at multiples of 16 bytes
 };
 
 inline const decode_size decode_sizes[] = {
@@ -29,6 +30,12 @@ inline const decode_size decode_sizes[] = {
     {{2}, {70}, 2, 0, 6},              // nothing but
     {{2}, {70}, 0, 6, 2},              // no head
     {{3}, {130}, 2, 6, 2, 1},          // a row to a page
+    // The rows that a large model caches, with few and with many heads; sequences that are split between
+    // thread blocks and such that share one.
+    {{1}, {1}, 1, 512, 64, 64, true},
+    {{1, 2, 0, 3, 1, 1}, {70, 257, 9, 130, 0, 64}, 16, 512, 64, 64, true},
+    {{2, 1, 5}, {1111, 640, 4}, 40, 512, 64, 128, true},
+    {{1, 1}, {129, 2500}, 128, 512, 64, 64, true},
 };
 
 }  // namespace cases

@@ -59,10 +59,10 @@ struct problem {
         positions(0, tokens),
         lengths(0, sequences),
         table(2, sequences, table_pages),
-        q_latent(3, tokens, c.heads, c.rank),
-        q_rope(1, tokens, c.heads, c.rope),
-        pool(5, pool_pages, c.page_rows, c.rank + c.rope),
-        z(2, tokens, c.heads, c.rank),
+        q_latent(c.aligned ? 8 : 3, tokens, c.heads, c.rank),
+        q_rope(c.aligned ? 16 : 1, tokens, c.heads, c.rope),
+        pool(c.aligned ? 8 : 5, pool_pages, c.page_rows, c.rank + c.rope),
+        z(c.aligned ? 24 : 2, tokens, c.heads, c.rank),
         lse(3, c.heads, tokens) {
     q_latent.normal(1), q_rope.normal(2);
     offsets.get()(0) = 0;

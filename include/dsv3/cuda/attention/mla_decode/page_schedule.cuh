@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: MIT
+// How absorbed attention over pages is divided among thread blocks by lengths that only the device knows, and
+// how the results of sequences that were divided come together.
+#pragma once
+
+#include <dsv3/cuda/attention/mla_decode.cuh>
+#include <dsv3/cuda/device/math.cuh>
+#include <dsv3/cuda/device/mma.cuh>
+
+namespace dsv3::inline DSV3_ABI::cuda::detail {
+
+// ---- configuration
+// -----------------------------------------------------------------------------------------------------------
+
+/// Rows of queries and rows of keys that meet at a time, 64 each, lie in shared memory in panels of 64
+/// columns under the 128-byte swizzle: eight of c, one of k_rope.
+struct page_tiles {
+  static constexpr int rows = 64, keys = 64, rank = 512, rope = 64;
+  static constexpr int panels = 9, half_panels = 4;
+  static constexpr int panel_bytes = 64 * 128;
+  static constexpr int overhead = 4;    // what beginning a sequence costs, in tiles of keys
+  static constexpr int least_part = 2;  // tiles, overhead included, that a thread block is started for
+};
+
+// ---- selection
+// -----------------------------------------------------------------------------------------------------------
+
+/// Each block of rows has its own axis of work, on which the sequences stand one after the other, each as
+/// long as its overhead and its tiles of keys. The axis is cut into equal parts, a thread block each; where a
+/// cut falls into a sequence, the sequence is split. So the lengths, which only the device knows, decide
+/// which sums are made where: a query's bits are the same from run to run, but not in other company.
+struct page_plan {
+  int row_blocks, parts;
+};
+template <class Args>
+page_plan plan_pages(const Args& args) {
+  const index_t row_blocks = ceil_div(args.queries.max_length * args.q_latent.extent(1), page_tiles::rows);
+  const index_t parts = std::max<index_t>(multiprocessors() / std::max<index_t>(row_blocks, 1), 1);
+  return {static_cast<int>(row_blocks), static_cast<int>(parts)};
+}
+
+DSV3_HOST_DEVICE inline int parts_of(long long length, int parts) {
+  const long long wanted = length / page_tiles::least_part;
+  return wanted < 1 ? 1 : wanted < parts ? static_cast<int>(wanted) : parts;
+}
+/// Where a part of an axis begins, and which part a place belongs to.
+DSV3_HOST_DEVICE inline long long part_begin(long long length, int parts, int part) {
+  return length * part / parts;
+}
+DSV3_HOST_DEVICE inline int part_of(long long length, int parts, long long place) {
+  return static_cast<int>(((place + 1) * parts + length - 1) / length) - 1;
+}
+
+/// How long a sequence is on the axis of a block of rows: nothing where it has none of them.
+__device__ inline int axis_length(const decode_rows& rows) {
+  if (rows.count() == 0) return 0;
+  return page_tiles::overhead + static_cast<int>(ceil_div(rows.most_seen(), index_t{page_tiles::keys}));
+}
+
+// ---- kernels
+// -----------------------------------------------------------------------------------------------------------
+
+/// One block of rows of a sequence over tiles [first, last) of its keys.
+struct page_work {
+  decode_rows rows;
+  int first, last, tiles;  // `tiles`: of the sequence
+  int end, least_seen;     // keys of this part that some row sees, and that all see
+  const std::int32_t* table;
+  int page_tiles_each;  // tiles in a page
+};
+
+/// A thread block's part of an axis, in shared memory.
+struct page_part {
+  page_work work;               // at present
+  int seen[page_tiles::rows];   // keys of it that a row sees
+  long long begin, end, start;  // on the axis; of the next sequence
+  index_t next;                 // sequence
+  long long reached[8];         // by warps along the axis
+};
+
+/// This part of the axis and its first sequence; by all threads. The first part leaves where every sequence
+/// begins in `starts`, for the kernel after this one.
+template <class Args>
+__device__ void find_part(const Args& args, const page_plan& plan, int row_block, int part, page_part& own,
+                          long long* starts) {
+  const int thread = threadIdx.x, lane = thread % 32;
+  const index_t sequences = args.queries.sequences();
+  const auto length = [&](index_t b) {
+    return b < sequences ? axis_length(decode_rows_of(args, plan.row_blocks, b * plan.row_blocks + row_block,
+                                                      page_tiles::rows))
+                         : 0;
+  };
+  // Sums over 256 sequences at a time; `visit` is told where each begins.
+  const auto walk = [&](auto&& visit) {
+    long long before = 0;
+    for (index_t first = 0; first < sequences; first += 256) {
+      const int tiles = length(first + thread);
+      long long reached = tiles;
+#pragma unroll
+      for (int step = 1; step < 32; step *= 2) {
+        const long long other = __shfl_up_sync(all_lanes, reached, step);
+        if (lane >= step) reached += other;
+      }
+      __syncthreads();
+      if (lane == 31) own.reached[thread / 32] = reached;
+      __syncthreads();
+      for (int warp = 0; warp < thread / 32; ++warp) reached += own.reached[warp];
+      visit(first + thread, before + reached - tiles, tiles);
+      for (int warp = 0; warp < 8; ++warp) before += own.reached[warp];
+    }
+    return before;
+  };
+  const long long whole = walk([](index_t, long long, int) {});
+  const int parts = parts_of(whole, plan.parts);
+  const long long begin = part < parts ? part_begin(whole, parts, part) : whole;
+  const long long end = part < parts ? part_begin(whole, parts, part + 1) : whole;
+  if (thread == 0) own.next = sequences, own.start = whole, own.begin = begin, own.end = end;
+  __syncthreads();
+  walk([&](index_t b, long long start, int tiles) {
+    if (part == 0 && b < sequences) starts[b] = start;
+    // Of the sequences that reach beyond the part's begin the first; sequences of no length reach nowhere.
+    if (tiles > 0 && start <= begin && begin < start + tiles) own.next = b, own.start = start;
+  });
+  if (part == 0 && thread == 0) starts[sequences] = whole;
+  __syncthreads();
+}
+
+/// Finds the next sequence that this part has something of; by all threads, false where there is none.
+template <class Args>
+__device__ __forceinline__ bool next_work(const Args& args, const page_plan& plan, int row_block,
+                                          page_part& own) {
+  index_t b = own.next;
+  long long start = own.start;
+  for (int length; b < args.queries.sequences() && start < own.end; ++b, start += length) {
+    const decode_rows rows =
+        decode_rows_of(args, plan.row_blocks, b * plan.row_blocks + row_block, page_tiles::rows);
+    length = axis_length(rows);
+    if (length == 0) continue;
+    const int tiles = length - page_tiles::overhead;
+    const auto within = [&](long long at) {
+      return static_cast<int>(
+          min(max(at - start - page_tiles::overhead, 0ll), static_cast<long long>(tiles)));
+    };
+    const int first = within(own.begin), last = within(own.end);
+    if (first == last && (tiles > 0 || start < own.begin)) continue;
+    const auto limited = [last](index_t seen) {
+      return static_cast<int>(min(seen, index_t{last} * page_tiles::keys));
+    };
+    __syncthreads();  // nobody reads the work before it any more
+    if (threadIdx.x == 0) {
+      own.work = {.rows = rows,
+                  .first = first,
+                  .last = last,
+                  .tiles = tiles,
+                  .end = limited(rows.most_seen()),
+                  .least_seen = limited(rows.seen(0)),
+                  .table = &args.cache.table(b, 0),
+                  .page_tiles_each = static_cast<int>(args.cache.page_rows() / page_tiles::keys)};
+      own.next = b + 1, own.start = start + length;
+    }
+    if (threadIdx.x < page_tiles::rows)
+      own.seen[threadIdx.x] = limited(rows.seen(min(index_t{threadIdx.x}, rows.count() - 1)));
+    __syncthreads();
+    return true;
+  }
+  return false;
+}
+
+/// Joins the results of sequences that were split; a warp to a row. The first warps look after the numbers of
+/// the sequences too.
+template <class Args>
+__global__ void __launch_bounds__(256)
+    combine_parts_kernel(Args args, page_plan plan, const float* partial_sums, const float* partial_lse,
+                         const long long* starts, decode_misuse wrong) {
+  const int lane = threadIdx.x % 32;
+  const index_t warp = static_cast<index_t>(blockIdx.x) * 8 + threadIdx.x / 32;
+  const index_t sequences = args.queries.sequences();
+  if (warp == 0) offsets_hold(args.queries, wrong.queries);
+  if (warp < sequences) check_cache(args.cache, warp, wrong.cache);
+
+  const index_t index = warp / page_tiles::rows, r = warp % page_tiles::rows;
+  if (index >= sequences * plan.row_blocks) return;
+  const index_t b = index / plan.row_blocks;
+  const int row_block = static_cast<int>(index % plan.row_blocks);
+  starts += row_block * (sequences + 1);
+  const long long begin = starts[b] + page_tiles::overhead, end = starts[b + 1], length = starts[sequences];
+  if (end <= begin) return;
+  const int parts = parts_of(length, plan.parts);
+  const int first = part_of(length, parts, begin), last = part_of(length, parts, end - 1);
+  const decode_rows rows = decode_rows_of(args, plan.row_blocks, index, page_tiles::rows);
+  if (first == last || r >= rows.count()) return;
+
+  const auto place = [&](int part) {
+    return (2 * (static_cast<index_t>(part) * plan.row_blocks + row_block) + (part == first)) *
+               page_tiles::rows +
+           r;
+  };
+  float top = -INFINITY;
+  for (int part = first + lane; part <= last; part += 32) top = fmaxf(top, partial_lse[place(part)]);
+  top = reduce_lanes(top, [](float a, float b) { return fmaxf(a, b); });
+  const float shift = top == -INFINITY ? 0.0f : top;
+  float sums[16] = {}, weights = 0;
+  for (int part = first; part <= last; ++part) {
+    const float weight = exp2f(partial_lse[place(part)] - shift);
+    const float* from = partial_sums + place(part) * page_tiles::rank + 4 * lane;
+    weights += weight;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const auto values = load_pack<4>(from + 128 * i);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[4 * i + e] += weight * values[e];
+    }
+  }
+  const index_t t = rows.token + rows.query(r), head = rows.head(r);
+  const float factor = rows.seen(r) > 0 ? 1 / weights : 1;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint2 packed{pack_bf16(sums[4 * i] * factor, sums[4 * i + 1] * factor),
+                       pack_bf16(sums[4 * i + 2] * factor, sums[4 * i + 3] * factor)};
+    *reinterpret_cast<uint2*>(&args.z(t, head, 128 * i + 4 * lane)) = packed;
+  }
+  if (lane == 0 && !args.lse.empty()) args.lse(head, t) = (top + log2f(weights)) * ln_of_2;
+}
+
+}  // namespace dsv3::inline DSV3_ABI::cuda::detail

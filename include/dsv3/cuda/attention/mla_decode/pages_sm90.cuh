@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: MIT
+// Absorbed attention over pages on Hopper: 64 rows of heads × queries, the 64 x 512 sums of a thread block
+// divided between two warpgroups by columns, as FlashMLA does it.
+#pragma once
+
+#include <dsv3/cuda/attention/mla_decode/page_schedule.cuh>
+#include <dsv3/cuda/device/mbarrier.cuh>
+#include <dsv3/cuda/device/tma.cuh>
+#include <dsv3/cuda/device/wgmma.cuh>
+
+namespace dsv3::inline DSV3_ABI::cuda::detail {
+
+// ---- kernels
+// -----------------------------------------------------------------------------------------------------------
+
+/// Shared memory. What threads have in common lies here too: their registers are full.
+struct alignas(1024) page_room {
+  unsigned char queries[page_tiles::panels][page_tiles::panel_bytes];  // the last one becomes the odd weights
+  unsigned char keys[2][page_tiles::panels][page_tiles::panel_bytes];  // of an even and an odd tile
+  unsigned char even_weights[page_tiles::panel_bytes];
+  float highest[64], even_scale[64], odd_scale[64], sum[2][64];
+  mbarrier full[2][page_tiles::panels];
+  page_part part;
+};
+
+/// Barriers of the two warpgroups: each of the first three says that something of the even or the odd tile is
+/// ready; the others are those of one warpgroup.
+enum class page_barrier : unsigned { even_scale = 1, odd_weights, even_weights, warpgroup };
+
+#if DSV3_SM90A
+
+/// Sums, statistics and operands of one warpgroup. Scores are in base 2.
+struct page_state {
+  float sums[128] = {};
+  float scores[32] = {};
+  float exponentials[2] = {0, 0};  // of rows `upper` and `upper` + 8, of this thread's columns
+  std::uint32_t rope[4][4];        // the queries' last panel as operands
+  std::uint32_t weights[4][4];
+
+  __device__ void rescale(float upper, float lower) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) sums[i] *= i / 2 % 2 == 0 ? upper : lower;
+  }
+  __device__ void load_rope(const unsigned char* panel) {
+    const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + tile_row(lane);
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      load_matrices(rope[step], shared_address(panel) +
+                                    swizzle_128(static_cast<unsigned>(row),
+                                                static_cast<unsigned>(step * 32 + tile_column(lane) * 2)));
+  }
+  __device__ void round_weights() {
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        weights[step][i] = pack_bf16(scores[8 * step + 2 * i], scores[8 * step + 2 * i + 1]);
+  }
+  __device__ void store_weights(unsigned char* panel) const {
+    const int thread = threadIdx.x % 128, lane = thread % 32;
+    const unsigned row = static_cast<unsigned>(thread / 32 * 16 + lane / 8 % 2 * 8 + lane % 8);
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      store_matrices(
+          shared_address(panel) + swizzle_128(row, static_cast<unsigned>(step * 32 + lane / 16 * 16)),
+          weights[step]);
+  }
+};
+
+/// The description of an operand, made anew wherever it is used: kept from one round to the next, the many of
+/// them would not fit into registers.
+template <major Major = major::k>
+__device__ __forceinline__ std::uint64_t described(const unsigned char* panel) {
+  std::uint32_t address = shared_address(panel);
+  asm volatile("" : "+r"(address));
+  return operand_at<Major>(address, page_tiles::panel_bytes);
+}
+
+/// scores (+)= queries · keysᵀ over panels [Begin, End), each as soon as it is `loaded`.
+template <int Begin, int End, class Loaded>
+__device__ __forceinline__ void add_scores(page_state& state, const page_room& room, int buffer,
+                                           bool overwrite, const Loaded& loaded) {
+  const std::uint64_t keys = described(room.keys[buffer][0]), queries = described(room.queries[0]);
+#pragma unroll
+  for (int panel = Begin; panel < End; ++panel) {
+    loaded(panel);
+    fence_sums();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      const bool add = !(overwrite && panel == Begin && step == 0);
+      const std::uint32_t at = static_cast<std::uint32_t>(panel * page_tiles::panel_bytes + 32 * step);
+      if (panel == page_tiles::panels - 1)
+        multiply_bf16<64>(state.scores, state.rope[step], operand_after(keys, at), add);
+      else
+        multiply_bf16<64>(state.scores, operand_after(queries, at), operand_after(keys, at), add);
+    }
+  }
+}
+
+/// sums += weights · c of a tile, half of its columns; weights of this warpgroup's registers or of the
+/// other's panel.
+__device__ __forceinline__ void add_values(page_state& state, const unsigned char* values) {
+  const std::uint64_t operand = described<major::mn>(values);
+  fence_sums();
+#pragma unroll
+  for (int step = 0; step < 4; ++step)
+    multiply_bf16<256, major::mn>(state.sums, state.weights[step], operand_after(operand, 2048 * step), true);
+}
+__device__ __forceinline__ void add_values(page_state& state, const unsigned char* weights,
+                                           const unsigned char* values) {
+  const std::uint64_t operand = described<major::mn>(values), rows = described(weights);
+  fence_sums();
+#pragma unroll
+  for (int step = 0; step < 4; ++step)
+    multiply_bf16<256, major::k, major::mn>(state.sums, operand_after(rows, 32 * step),
+                                            operand_after(operand, 2048 * step), true);
+}
+
+/// Loads panels [begin, end) of a tile; by one thread. A page that is none of the pool's reads as zeros.
+__device__ __forceinline__ void load_panels(page_room& room, const CUtensorMap& map, int buffer, int tile,
+                                            int page, int begin, int end) {
+  const int row = tile % room.part.work.page_tiles_each * page_tiles::keys;
+  for (int panel = begin; panel < end; ++panel) {
+    room.full[buffer][panel].arrive_and_expect(page_tiles::panel_bytes);
+    load_box(room.keys[buffer][panel], map, room.full[buffer][panel], 64 * panel, row, page,
+             keep_in_l2::briefly);
+  }
+}
+__device__ __forceinline__ int page_of(const page_room& room, int tile) {
+  return room.part.work.table[tile / room.part.work.page_tiles_each];
+}
+
+/// Turns scores into weights exp2(score - highest) and returns by what earlier sums are to be multiplied.
+/// `factor` is the softmax scale in base 2.
+__device__ __forceinline__ void weigh(page_state& state, page_room& room, int tile, float factor,
+                                      float (&scale)[2]) {
+  const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
+  const int first_key = tile * page_tiles::keys;
+#pragma unroll
+  for (int i = 0; i < 32; ++i) state.scores[i] *= factor;
+  if (first_key + page_tiles::keys > room.part.work.least_seen) {
+    const int seen[2] = {room.part.seen[upper], room.part.seen[upper + 8]};
+#pragma unroll
+    for (int i = 0; i < 32; ++i)
+      if (first_key + sum_column(thread, i) >= seen[i / 2 % 2]) state.scores[i] = -INFINITY;
+  }
+  float top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+  for (int i = 0; i < 32; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], state.scores[i]);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float before = room.highest[upper + 8 * h];
+    top[h] = fmaxf(reduce_lanes<4>(top[h], [](float a, float b) { return fmaxf(a, b); }), before);
+    // Where every score so far is -infinity there is nothing to subtract: exp2 gives zero anyway.
+    const float shift = top[h] == -INFINITY ? 0.0f : top[h];
+    scale[h] = exp2_approximately(before - shift);
+    float added = 0;
+#pragma unroll
+    for (int i = 0; i < 32; ++i)
+      if (i / 2 % 2 == h) added += state.scores[i] = exp2_approximately(state.scores[i] - shift);
+    state.exponentials[h] = state.exponentials[h] * scale[h] + added;
+    if (thread % 4 == 0) room.highest[upper + 8 * h] = top[h];
+  }
+  state.round_weights();
+}
+
+/// Zeroes the latents of a tile's keys that nobody sees: what lies there may be NaN, and is multiplied by
+/// zero. By a warpgroup; true where something was to be done.
+__device__ __forceinline__ bool clear_unseen(page_room& room, int buffer, int tile) {
+  const int seen = max(room.part.work.end - tile * page_tiles::keys, 0);
+  if (seen >= page_tiles::keys) return false;
+  for (int i = threadIdx.x % 128; i < (page_tiles::keys - seen) * 64; i += 128) {
+    const int panel = i / 8 % 8, row = seen + i / 64;
+    *reinterpret_cast<uint4*>(room.keys[buffer][panel] + row * 128 + i % 8 * 16) = uint4{0, 0, 0, 0};
+  }
+  return true;
+}
+
+__device__ __forceinline__ void sync_all(page_barrier which) {
+  named_sync(static_cast<unsigned>(which), 256);
+}
+__device__ __forceinline__ void arrive(page_barrier which) {
+  named_arrive(static_cast<unsigned>(which), 256);
+}
+__device__ __forceinline__ void sync_warpgroup(int group) {
+  named_sync(static_cast<unsigned>(page_barrier::warpgroup) + group, 128);
+}
+
+/// Tiles come in pairs. The first warpgroup has the scores of the even tile and the left half of the sums,
+/// the second the scores of the odd tile and the right half; each multiplies its own weights from registers
+/// and the other's from shared memory. While one is in its softmax the other has the tensor cores:
+///   even: scores · softmax · even weights by left values · odd weights by left values · next scores
+///   odd:  scores · softmax · odd weights by right values · even weights by right values · next scores
+/// Half a tile is loaded anew as soon as nobody needs it: the left half by the first warpgroup, the right
+/// half, with the rotary panel, by the second.
+__device__ __forceinline__ void attend_even(page_state& state, page_room& room, const CUtensorMap& map,
+                                            float factor, int& phase) {
+  const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
+  const auto loaded = [&](int panel) { room.full[0][panel].wait(phase); };
+  add_scores<0, page_tiles::panels>(state, room, 0, true, loaded);
+  commit_products();
+  wait_products<0>();
+  pin(state.scores);
+  phase ^= 1;
+  for (int tile = room.part.work.first;; tile += 2) {
+    const bool even_next = tile + 2 < room.part.work.last, odd_next = tile + 3 < room.part.work.last;
+    int page[2] = {0, 0};  // read long before it is needed
+    if (thread == 0 && even_next) page[0] = page_of(room, tile + 2);
+    if (thread == 0 && odd_next) page[1] = page_of(room, tile + 3);
+
+    float scale[2];
+    weigh(state, room, tile, factor, scale);
+    if (thread % 4 == 0) room.even_scale[upper] = scale[0], room.even_scale[upper + 8] = scale[1];
+    state.rescale(scale[0], scale[1]);
+    if (clear_unseen(room, 0, tile)) {
+      publish_shared();
+      sync_warpgroup(0);
+    }
+    arrive(page_barrier::even_scale);
+    pin(state.sums);
+    pin(state.scores);
+    add_values(state, room.keys[0][0]);
+    commit_products();
+    wait_products<0>();
+    pin(state.sums);
+    sync_all(page_barrier::odd_weights);
+    if (thread == 0 && even_next) load_panels(room, map, 0, tile + 2, page[0], 0, page_tiles::half_panels);
+
+    scale[0] = room.odd_scale[upper], scale[1] = room.odd_scale[upper + 8];
+#pragma unroll
+    for (int i = 0; i < 32; ++i) state.scores[i] *= scale[i / 2 % 2];
+    state.exponentials[0] *= scale[0], state.exponentials[1] *= scale[1];
+    state.round_weights();
+    state.store_weights(room.even_weights);
+    publish_shared();
+    arrive(page_barrier::even_weights);
+    state.rescale(scale[0], scale[1]);
+    pin(state.sums);
+    pin(state.scores);
+    add_values(state, room.queries[page_tiles::panels - 1], room.keys[1][0]);
+    commit_products();
+    if (even_next) {
+      add_scores<0, page_tiles::half_panels>(state, room, 0, true, loaded);
+      commit_products();
+      wait_products<1>();
+      sync_warpgroup(0);
+      if (thread == 0 && odd_next) load_panels(room, map, 1, tile + 3, page[1], 0, page_tiles::half_panels);
+      add_scores<page_tiles::half_panels, page_tiles::panels>(state, room, 0, false, loaded);
+      commit_products();
+      phase ^= 1;
+    }
+    // Outside the branch, or the assembler waits after every product.
+    wait_products<0>();
+    pin(state.scores);
+    pin(state.sums);
+    if (!even_next) break;
+  }
+}
+
+__device__ __forceinline__ void attend_odd(page_state& state, page_room& room, const CUtensorMap& map,
+                                           float factor, int& phase) {
+  const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
+  // A last tile without a partner: nothing is loaded, and nobody sees what lies there.
+  bool partner = room.part.work.first + 1 < room.part.work.last;
+  const auto loaded = [&](int panel) {
+    if (partner) room.full[1][panel].wait(phase);
+  };
+  add_scores<page_tiles::half_panels, page_tiles::panels>(state, room, 1, true, loaded);
+  add_scores<0, page_tiles::half_panels>(state, room, 1, false, loaded);
+  commit_products();
+  wait_products<0>();
+  pin(state.scores);
+  phase ^= partner ? 1 : 0;
+  for (int tile = room.part.work.first;; tile += 2) {
+    const bool even_next = tile + 2 < room.part.work.last, odd_next = tile + 3 < room.part.work.last;
+    int page[2] = {0, 0};
+    if (thread == 0 && even_next) page[0] = page_of(room, tile + 2);
+    if (thread == 0 && odd_next) page[1] = page_of(room, tile + 3);
+
+    sync_all(page_barrier::even_scale);
+    const float even[2] = {room.even_scale[upper], room.even_scale[upper + 8]};
+    state.exponentials[0] *= even[0], state.exponentials[1] *= even[1];
+    float scale[2];
+    weigh(state, room, tile + 1, factor, scale);
+    if (thread % 4 == 0) room.odd_scale[upper] = scale[0], room.odd_scale[upper + 8] = scale[1];
+    state.store_weights(room.queries[page_tiles::panels - 1]);
+    const bool cleared = clear_unseen(room, 1, tile + 1);
+    publish_shared();
+    if (cleared) sync_warpgroup(1);
+    arrive(page_barrier::odd_weights);
+    state.rescale(even[0] * scale[0], even[1] * scale[1]);
+    pin(state.sums);
+    pin(state.scores);
+    add_values(state, room.keys[1][page_tiles::half_panels]);
+    commit_products();
+    sync_all(page_barrier::even_weights);
+    add_values(state, room.even_weights, room.keys[0][page_tiles::half_panels]);
+    commit_products();
+    if (even_next) {
+      wait_products<1>();
+      sync_warpgroup(1);
+      if (thread == 0 && odd_next)
+        load_panels(room, map, 1, tile + 3, page[1], page_tiles::half_panels, page_tiles::panels);
+      wait_products<0>();
+      sync_warpgroup(1);
+      if (thread == 0)
+        load_panels(room, map, 0, tile + 2, page[0], page_tiles::half_panels, page_tiles::panels);
+      partner = odd_next;
+      add_scores<page_tiles::half_panels, page_tiles::panels>(state, room, 1, true, loaded);
+      add_scores<0, page_tiles::half_panels>(state, room, 1, false, loaded);
+      commit_products();
+      phase ^= partner ? 1 : 0;
+    }
+    wait_products<0>();
+    pin(state.scores);
+    pin(state.sums);
+    if (!even_next) break;
+  }
+}
+
+/// Queries of the work's rows into shared memory, zeros beyond the last; a warp to a row.
+template <class Args>
+__device__ __forceinline__ void load_queries(const Args& args, page_room& room) {
+  const decode_rows& rows = room.part.work.rows;
+  const int lane = threadIdx.x % 32;
+  for (int row = threadIdx.x / 32; row < page_tiles::rows; row += 8) {
+    const bool there = row < rows.count();
+    const index_t t = rows.token + (there ? rows.query(row) : 0), head = there ? rows.head(row) : 0;
+    const bf16 *latent = args.q_latent[t][head].data(), *rope = args.q_rope[t][head].data();
+    for (int column = lane; column < page_tiles::panels * 8; column += 32) {  // of 16 bytes
+      const int panel = column / 8;
+      copy_async(shared_address(room.queries[panel]) +
+                     swizzle_128(static_cast<unsigned>(row), static_cast<unsigned>(column % 8 * 16)),
+                 panel < page_tiles::panels - 1 ? latent + 8 * column : rope + 8 * (column % 8), there);
+    }
+  }
+  commit_copies();
+  wait_copies<0>();
+  publish_shared();
+}
+
+/// z and lse of a whole sequence's rows, or their part's result: sums divided, lse in base 2.
+template <class Args>
+__device__ __forceinline__ void leave_result(const Args& args, page_room& room, page_state& state,
+                                             index_t place, float* partial_sums, float* partial_lse) {
+  const decode_rows& rows = room.part.work.rows;
+  const bool whole = room.part.work.first == 0 && room.part.work.last == room.part.work.tiles;
+  partial_sums += place * page_tiles::rows * page_tiles::rank, partial_lse += place * page_tiles::rows;
+  const int group = threadIdx.x / 128, thread = threadIdx.x % 128, upper = sum_row(thread, 0);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float sum = sum_lanes<4>(state.exponentials[h]);
+    if (thread % 4 == 0) room.sum[group][upper + 8 * h] = sum;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = upper + 8 * h;
+    if (row >= rows.count()) continue;
+    const index_t t = rows.token + rows.query(row), head = rows.head(row);
+    const float sum = room.sum[0][row] + room.sum[1][row], highest = room.highest[row];
+    const float factor = rows.seen(row) > 0 && (whole || sum != 0) ? 1 / sum : 1;
+    if (group == 0 && thread % 4 == 0) {
+      if (!whole)
+        partial_lse[row] = highest + log2f(sum);
+      else if (!args.lse.empty())
+        args.lse(head, t) = highest * ln_of_2 + logf(sum);
+    }
+#pragma unroll
+    for (int i = 2 * h; i < 128; i += 4) {
+      const int column = 256 * group + sum_column(thread, i);
+      const float x = state.sums[i] * factor, y = state.sums[i + 1] * factor;
+      if (whole)
+        *reinterpret_cast<std::uint32_t*>(&args.z(t, head, column)) = pack_bf16(x, y);
+      else
+        *reinterpret_cast<float2*>(partial_sums + row * page_tiles::rank + column) = {x, y};
+    }
+  }
+}
+
+#endif
+
+/// A thread block takes one part of the work of one block of rows. Of a sequence that it shares it leaves a
+/// result in place 0 where it found it begun, in place 1 where it begins it.
+template <class Args>
+__global__ void __launch_bounds__(256, 1)
+    attend_pages_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ Args args,
+                        page_plan plan, float* partial_sums, float* partial_lse, long long* starts) {
+#if DSV3_SM90A
+  extern __shared__ page_room page_rooms[];
+  page_room& room = page_rooms[0];
+  const int row_block = blockIdx.x, part = blockIdx.y, thread = threadIdx.x;
+  const int group = __shfl_sync(all_lanes, thread / 128, 0);  // the compiler sees that warps do not part
+  if (thread == 0) {
+    prefetch_map(map);
+    for (int panel = 0; panel < 2 * page_tiles::panels; ++panel)
+      room.full[panel / page_tiles::panels][panel % page_tiles::panels].init(1);
+    publish_barriers();
+  }
+  find_part(args, plan, row_block, part, room.part, starts + row_block * (args.queries.sequences() + 1));
+  const float factor = static_cast<float>(args.scale) * log2_of_e;
+  int phase = 0;  // of this warpgroup's buffer
+
+  while (next_work(args, plan, row_block, room.part)) {
+    if (thread == 0)
+      for (int buffer = 0; buffer < 2 && room.part.work.first + buffer < room.part.work.last; ++buffer)
+        load_panels(room, map, buffer, room.part.work.first + buffer,
+                    page_of(room, room.part.work.first + buffer), 0, page_tiles::panels);
+    if (thread < page_tiles::rows) room.highest[thread] = -INFINITY;
+    load_queries(args, room);
+    __syncthreads();
+    page_state state;
+    state.load_rope(room.queries[page_tiles::panels - 1]);
+    __syncthreads();
+    if (room.part.work.first < room.part.work.last) {
+      if (group == 0)
+        attend_even(state, room, map, factor, phase);
+      else
+        attend_odd(state, room, map, factor, phase);
+    }
+    const index_t place =
+        2 * (static_cast<index_t>(part) * plan.row_blocks + row_block) + (room.part.work.first == 0);
+    leave_result(args, room, state, place, partial_sums, partial_lse);
+  }
+#else
+  __trap();
+#endif
+}
+
+}  // namespace dsv3::inline DSV3_ABI::cuda::detail
