@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: MIT
 # What our own tests, examples and benches share: warnings, processor flags, folders, and how a missing package is named.
 
-# A package without its CMake files: the target is made of a header's folder and a library.
+set(DSV3_FRAMEWORKS "" CACHE PATH "A folder of headers and libraries that our own programs prefer to the system's")
+
+# dsv3_take(PACKAGE target header [library]): makes the target of include/<header> and lib/<library> of that folder, where
+# they are. They come before the system's: its folder of headers stands there for all of them at once.
 function(dsv3_take package target header)
-  find_path(DSV3_${package}_HEADERS ${header} PATHS ${CMAKE_PREFIX_PATH} PATH_SUFFIXES include NO_DEFAULT_PATH)
+  find_path(DSV3_${package}_HEADERS ${header} PATHS ${DSV3_FRAMEWORKS}/include NO_DEFAULT_PATH)
   mark_as_advanced(DSV3_${package}_HEADERS)
   if(NOT DSV3_${package}_HEADERS)
     return()
   endif()
   set(kind INTERFACE)
   if(ARGN)
-    find_library(DSV3_${package}_LIBRARY ${ARGN} PATHS ${CMAKE_PREFIX_PATH} PATH_SUFFIXES lib NO_DEFAULT_PATH)
+    find_library(DSV3_${package}_LIBRARY ${ARGN} PATHS ${DSV3_FRAMEWORKS}/lib NO_DEFAULT_PATH)
     mark_as_advanced(DSV3_${package}_LIBRARY)
     if(NOT DSV3_${package}_LIBRARY)
       return()
@@ -24,12 +27,13 @@ function(dsv3_take package target header)
   endif()
 endfunction()
 
-# dsv3_need(PACKAGE target debian-package header [library]): finds the package, or the header and the library in the
-# folders of CMAKE_PREFIX_PATH, or stops with one sentence.
+# dsv3_need(PACKAGE target debian-package header [library]): finds the package or stops with one sentence.
 macro(dsv3_need package target debian header)
-  find_package(${package} QUIET)
-  if(NOT TARGET ${target})
+  if(DSV3_FRAMEWORKS AND NOT TARGET ${target})
     dsv3_take(${package} ${target} ${header} ${ARGN})
+  endif()
+  if(NOT TARGET ${target})
+    find_package(${package} QUIET)
   endif()
   if(NOT TARGET ${target})
     message(FATAL_ERROR "${package} was not found and our tests, examples and benches need it (Debian: ${debian}); "

@@ -6,7 +6,7 @@
 #   tests/gpu.sh                          everything, under nine minutes on 16 cores
 #   tests/gpu.sh --only tests             one part: tests, sanitize, bench or train; may be given more than once
 #   tests/gpu.sh --frameworks DIR         doctest, Google Benchmark, nlohmann/json, CLI11 and PCRE2 from DIR/include and
-#                                         DIR/lib where the system has none
+#                                         DIR/lib rather than the system's
 #   tests/gpu.sh --gather DIR             fills such a folder from this machine, and ends
 #   tests/gpu.sh --architecture 80        code for another compute capability than the GPU's own
 #   tests/gpu.sh --build DIR --report DIR where things go: build/gpu, and report/ in there
@@ -135,7 +135,7 @@ generator=() onwards=(-k)
 if command -v ninja > /dev/null; then generator=(-G Ninja) onwards=(-k 0); fi
 [ ! -e "$build/CMakeCache.txt" ] || generator=()
 if ! cmake "${generator[@]}" -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$CXX" -DDSV3_CUDA=ON \
-  -DDSV3_NVCC="$nvcc" -DCMAKE_CUDA_ARCHITECTURES="$architecture" -DCMAKE_PREFIX_PATH="$frameworks" \
+  -DDSV3_NVCC="$nvcc" -DCMAKE_CUDA_ARCHITECTURES="$architecture" -DDSV3_FRAMEWORKS="$frameworks" \
   -DDSV3_TESTS=$builds_tests -DDSV3_BENCH=$builds_bench -DDSV3_EXAMPLES=$builds_train > "$report/build.log" 2>&1; then
   tail -n 20 "$report/build.log"
   row build FAILED "cmake does not configure, see $report/build.log"

@@ -11,4 +11,8 @@ namespace dsv3_train {
 /// Of this machine's first GPU. Raises where support::why_no_gpu() has a reason.
 const trainer_kind& gpu_trainer(const std::string& precision);
 
+// What it chooses from.
+extern const trainer_kind fp32_gpu_trainer, bf16_gpu_trainer, fp8_gpu_trainer, fp64_gpu_trainer,
+    bf16_hopper_trainer, fp8_hopper_trainer;
+
 }  // namespace dsv3_train

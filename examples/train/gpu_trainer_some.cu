@@ -6,9 +6,6 @@
 
 namespace dsv3_train {
 
-extern const trainer_kind fp32_gpu_trainer, bf16_gpu_trainer, fp8_gpu_trainer, fp64_gpu_trainer,
-    bf16_hopper_trainer, fp8_hopper_trainer;
-
 const trainer_kind& gpu_trainer(const std::string& precision) {
   const bool hopper = support::runs_hopper();
   if (precision == "bf16") return hopper ? bf16_hopper_trainer : bf16_gpu_trainer;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The trainer in 8-bit tiles on a GPU.
 #include "gpu_place.cuh"
+#include "gpu_trainer.hpp"
 #include "trainer_body.hpp"
 
 namespace dsv3_train {

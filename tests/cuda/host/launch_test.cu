@@ -69,9 +69,9 @@ TEST_CASE("shared memory beyond 48 KiB is asked for, and too much is refused in 
 TEST_CASE("a shape that no GPU runs is refused in the operation's name") {
   counter c;
   CHECK(c.start({.block = 2048}, count_blocks) ==
-        "count.forward: invalid configuration argument (cudaErrorInvalidConfiguration)");
+        "count.forward: invalid argument (cudaErrorInvalidValue)");
   CHECK(c.start({.grid = dim3(1, 100000), .block = 32}, count_blocks) ==
-        "count.forward: invalid configuration argument (cudaErrorInvalidConfiguration)");
+        "count.forward: invalid argument (cudaErrorInvalidValue)");
   CHECK(c.value() == 0);
   CHECK(c.start({}, count_blocks) == "");
 }
