@@ -8,6 +8,7 @@
 #include <dsv3/cuda/attention/mla_attention.cuh>
 #include <dsv3/cuda/attention/mla_attention_sm90.cuh>
 #include <dsv3/cuda/attention/mla_decode.cuh>
+#include <dsv3/cuda/attention/mla_decode_sm90.cuh>
 #include <dsv3/cuda/embedding/embedding.cuh>
 #include <dsv3/cuda/expert/permute.cuh>
 #include <dsv3/cuda/expert/swiglu.cuh>
