@@ -30,6 +30,7 @@ void forward(cuda_context<>& ctx, const op::gemm<bf16_mixed>::forward_args& args
   ctx.scratch = scratch_arena{memory, measure(ctx, work)};
   work(ctx);
   synchronize(ctx);
+  ctx.scratch = {};  // before the memory that it came from
 }
 
 }  // namespace
