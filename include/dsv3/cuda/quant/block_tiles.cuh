@@ -173,6 +173,8 @@ __global__ void __launch_bounds__(256, (blocks_at_once<Source, Tile, Columns>))
     // 3. codes down the columns, to shared memory
     if constexpr (transposed) {
 #pragma unroll
+      for (int i = 0; i < strip_rows; ++i) x[i].stay_packed();
+#pragma unroll
       for (int j = 0; j < lane_numbers; ++j) {
         const divider by = column_scales[lane_numbers * lane + j];
         float quotients[strip_rows];

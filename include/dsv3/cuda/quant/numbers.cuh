@@ -20,9 +20,6 @@ namespace dsv3::inline DSV3_ABI::cuda {
 /// A tile of a row belongs to 16 neighbouring lanes of 8 numbers each.
 inline constexpr int tile_lanes = 16, lane_numbers = 8;
 
-template <class Element>
-inline constexpr bool is_fp8 = std::is_same_v<Element, fp8_e4m3> || std::is_same_v<Element, fp8_e5m2>;
-
 /// The scale of a tile whose largest magnitude is `amax`.
 template <class Element>
 __device__ __forceinline__ float scale_of_tile(float amax, scale_kind kind) {
@@ -53,22 +50,83 @@ struct divider {
   }
 };
 
+// ---- narrow numbers as halves
+// -----------------------------------------------------------------------------------------------------------
+
+// A narrow number is a half of IEEE without its low bits, if it is multiplied by a power of two where its
+// exponents are fewer.
+template <class Element>
+struct half_format;
+template <>
+struct half_format<fp8_e4m3> {
+  static constexpr float smallest_normal = 0x1p-6f, to_half = 0x1p-8f, shift = 0x1.8p20f;
+  static constexpr std::uint32_t largest = 0x3F00;
+};
+template <>
+struct half_format<fp8_e5m2> {
+  static constexpr float smallest_normal = 0x1p-14f, to_half = 1, shift = 0x1.8p21f;
+  static constexpr std::uint32_t largest = 0x7B00;
+};
+template <>
+struct half_format<e5m6> {
+  static constexpr float smallest_normal = 0x1p-14f, to_half = 1, shift = 0x1.8p17f;
+  static constexpr std::uint32_t largest = 0x7BF0;
+};
+
+/// x, finite or NaN, on the steps of a format: added to a multiple (`shift`) of its power of two, or of the
+/// smallest normal number, it is rounded to them.
+template <class Element>
+__device__ __forceinline__ float on_steps(float x) {
+  using format = half_format<Element>;
+  const std::uint32_t bits = __float_as_uint(x);
+  const float power = fmaxf(__uint_as_float(bits & 0x7F800000u), format::smallest_normal);
+  const float rounded = __fmaf_rn(power, -format::shift, __fmaf_rn(power, format::shift, x));
+  return __uint_as_float((__float_as_uint(rounded) & 0x7FFFFFFFu) | (bits & 0x80000000u));
+}
+
+/// Two numbers as the halves of their codes; beyond the largest number they become it, and NaN stays.
+template <class Element>
+__device__ __forceinline__ std::uint32_t narrow_halves(float low, float high) {
+  using format = half_format<Element>;
+  std::uint32_t halves;
+  asm("{.reg .b32 t;\n"
+      "cvt.rn.f16x2.f32 t, %1, %2;\n"
+      "min.NaN.f16x2 t, t, %3;\n"
+      "max.NaN.f16x2 %0, t, %4;}"
+      : "=r"(halves)
+      : "f"(on_steps<Element>(high) * format::to_half), "f"(on_steps<Element>(low) * format::to_half),
+        "r"(format::largest * 0x10001u), "r"((format::largest | 0x8000u) * 0x10001u));
+  return halves;
+}
+
+/// Two halves as floats.
+__device__ __forceinline__ void widen_halves(std::uint32_t halves, float& low, float& high) {
+  asm("{.reg .f16 a, b;\n mov.b32 {a, b}, %2;\n cvt.f32.f16 %0, a;\n cvt.f32.f16 %1, b;}"
+      : "=f"(low), "=f"(high)
+      : "r"(halves));
+}
+
 // ---- 8 bits
 // -----------------------------------------------------------------------------------------------------------
 
 /// The codes of two numbers, the first in the low byte.
 template <class Element>
 __device__ __forceinline__ std::uint32_t codes_of_two(float first, float second) {
-  static_assert(is_fp8<Element>);
+  constexpr bool is_e4m3 = std::is_same_v<Element, fp8_e4m3>;
+  static_assert(is_e4m3 || std::is_same_v<Element, fp8_e5m2>);
 #if __CUDA_ARCH__ >= 890
   std::uint16_t codes;
-  if constexpr (std::is_same_v<Element, fp8_e4m3>)
+  if constexpr (is_e4m3)
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(second), "f"(first));
   else
     asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(second), "f"(first));
   return codes;
 #else
-  return Element(first).bits | static_cast<std::uint32_t>(Element(second).bits) << 8;
+  const std::uint32_t halves = narrow_halves<Element>(first, second);
+  if constexpr (is_e4m3)
+    return __byte_perm((halves >> 7 & 0x7F007Fu) | (halves >> 8 & 0x800080u), 0, 0x4420);
+  else
+    return __byte_perm(halves, 0, 0x4431);
 #endif
 }
 
@@ -83,60 +141,45 @@ __device__ __forceinline__ pack<std::uint32_t, Count / 4> codes_of(const float (
   return words;
 }
 
-/// Two halves of IEEE as floats, the low one first.
-__device__ __forceinline__ void widen_halves(std::uint32_t halves, float& first, float& second) {
-  asm("{.reg .f16 a, b;\n mov.b32 {a, b}, %2;\n cvt.f32.f16 %0, a;\n cvt.f32.f16 %1, b;}"
-      : "=f"(first), "=f"(second)
-      : "r"(halves));
+/// The values of two codes, the first in the low byte.
+template <class Element>
+__device__ __forceinline__ void values_of_two(std::uint32_t codes, float& first, float& second) {
+  if constexpr (std::is_same_v<Element, fp8_e5m2>) {
+    widen_halves(__byte_perm(codes, 0, 0x1404), first, second);
+  } else {
+    static_assert(std::is_same_v<Element, fp8_e4m3>);
+#if __CUDA_ARCH__ >= 890
+    std::uint32_t halves;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<std::uint16_t>(codes)));
+    widen_halves(halves, first, second);
+#else
+    const auto value = [](float half) {  // the code of NaN reads as 480
+      const float finite = half / half_format<Element>::to_half;
+      return fabsf(finite) == 480.0f ? __uint_as_float(0x7FC00000u) : finite;
+    };
+    const std::uint32_t pair = __byte_perm(codes, 0, 0x4140);
+    widen_halves((pair & 0x7F007Fu) << 7 | (pair & 0x800080u) << 8, first, second);
+    first = value(first), second = value(second);
+#endif
+  }
 }
 
 /// The values of eight codes.
 template <class Element>
 __device__ __forceinline__ void values_of(const pack<std::uint32_t, 2>& words, float (&x)[8]) {
-  static_assert(is_fp8<Element>);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const std::uint32_t two = words[i / 2] >> (16 * (i % 2));
-    if constexpr (std::is_same_v<Element, fp8_e5m2>) {  // the upper byte of a half
-      widen_halves((two & 0xFFu) << 8 | (two & 0xFF00u) << 16, x[2 * i], x[2 * i + 1]);
-    } else {
-#if __CUDA_ARCH__ >= 890
-      std::uint32_t halves;
-      asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<std::uint16_t>(two)));
-      widen_halves(halves, x[2 * i], x[2 * i + 1]);
-#else
-      x[2 * i] = Element::from_bits(static_cast<std::uint8_t>(two));
-      x[2 * i + 1] = Element::from_bits(static_cast<std::uint8_t>(two >> 8));
-#endif
-    }
-  }
+  for (int i = 0; i < 4; ++i) values_of_two<Element>(words[i / 2] >> (16 * (i % 2)), x[2 * i], x[2 * i + 1]);
 }
 
 // ---- 12 bits
 // ----------------------------------------------------------------------------------------------------------
-
-/// E5M6 is a half of IEEE without its four low bits. A finite x, or NaN, on the steps of E5M6, as a float:
-/// added to 1.5 · 2^17 times its power of two, or the smallest normal number's, it is rounded to them.
-__device__ __forceinline__ float on_steps_of_e5m6(float x) {
-  const std::uint32_t bits = __float_as_uint(x);
-  const float power = fmaxf(__uint_as_float(bits & 0x7F800000u), 0x1p-14f);
-  const float rounded = __fmaf_rn(power, -0x1.8p17f, __fmaf_rn(power, 0x1.8p17f, x));
-  return __uint_as_float((__float_as_uint(rounded) & 0x7FFFFFFFu) | (bits & 0x80000000u));
-}
 
 /// Eight codes in three words, as e5m6x8 has them.
 __device__ __forceinline__ e5m6x8 pack_e5m6(const float (&x)[8]) {
   std::uint32_t fours[4];  // two codes each, 24 bits, the first on top
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    std::uint32_t halves;
-    asm("{.reg .b32 t;\n"
-        "cvt.rn.f16x2.f32 t, %1, %2;\n"
-        "min.NaN.f16x2 t, t, %3;\n"
-        "max.NaN.f16x2 %0, t, %4;}"
-        : "=r"(halves)
-        : "f"(on_steps_of_e5m6(x[2 * i])), "f"(on_steps_of_e5m6(x[2 * i + 1])), "r"(0x7BF07BF0u),
-          "r"(0xFBF0FBF0u));  // what is beyond the largest number, 65024, becomes it; NaN stays
+    const std::uint32_t halves = narrow_halves<e5m6>(x[2 * i + 1], x[2 * i]);
     fours[i] = (halves >> 8 & 0xFFF000u) | (halves >> 4 & 0xFFFu);
   }
   // Bytes of two numbers, named by where they stand in them.
