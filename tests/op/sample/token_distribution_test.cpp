@@ -306,6 +306,33 @@ TEST_CASE("the same logits give the same bits on any number of threads") {
   }
 }
 
+#if defined(DSV3_TEST_BACKEND)
+TEST_CASE_TEMPLATE("both wings make the same distributions and draw the same tokens", P, fp64_reference,
+                   fp32) {
+  for (const index_t vocab : {1, 33, 4099, 40000}) {
+    fixture<P> here(37, vocab);
+    for (index_t r = 0; r < here.rows; ++r) {
+      here.options[std::size_t(r)] = ways[std::size_t(r) % std::size(ways)];
+      for (index_t v = r % 7; r % 3 == 0 && v < vocab; v += 5)  // many equal logits
+        here.logits.get()(r, v) = accumulator<P>(double(v % 11) / 4);
+    }
+    for (index_t r = 0; r <= here.rows; ++r) here.seen_offsets.push_back(std::int32_t(2 * r));
+    for (index_t i = 0; i < 2 * here.rows; ++i) here.seen.push_back(std::int32_t(i * 7919 % vocab));
+    here.bits.fill([](index_t i) { return support::random_bits(14, std::uint64_t(i)); });
+    fixture<P> there = here;
+    there.forward(), there.draw();
+    host_memory memory;
+    cpu_context ctx{.threads = 2};
+    const auto forward = [&](auto& on) { op::token_distribution<P>::forward(on, here.forward_args()); };
+    ctx.scratch = scratch_arena{memory, measure(ctx, forward)};
+    forward(ctx), op::token_distribution<P>::draw(ctx, here.draw_args());
+    CHECK(there.weights.same_bits(here.weights));
+    CHECK(there.totals.same_bits(here.totals));
+    CHECK(there.tokens.same_bits(here.tokens));
+  }
+}
+#endif
+
 TEST_CASE("no rows, no work") {
   fixture<fp32> f(0, 16);
   f.forward(), f.draw();
