@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A program that was built with nvcc. In single and double precision Hopper has no kernels of its own.
+// A program that was built with nvcc.
 #include "gpu_trainer.hpp"
 
 #include <support/gpu.hpp>

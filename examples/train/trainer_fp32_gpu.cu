@@ -2,7 +2,6 @@
 // The trainer in fp32 on a GPU.
 #include "gpu_place.cuh"
 #include "gpu_trainer.hpp"
-#include "gpu_trainer.hpp"
 #include "trainer_body.hpp"
 
 namespace dsv3_train {
