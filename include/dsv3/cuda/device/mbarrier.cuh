@@ -43,12 +43,14 @@ struct alignas(8) mbarrier {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(this))
                  : "memory");
   }
-  /// Arrives at the same barrier of block `rank` of the cluster.
+  /// Arrives at the same barrier of block `rank` of the cluster: says that this thread reads no more of what
+  /// lies there. It publishes nothing that the thread wrote; a release to the cluster would cost a fence of
+  /// all memory.
   __device__ __forceinline__ void arrive_at(unsigned rank) {
     asm volatile(
         "{ .reg .b32 remote;\n"
         "mapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(shared_address(this)),
+        "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(shared_address(this)),
         "r"(rank)
         : "memory");
   }

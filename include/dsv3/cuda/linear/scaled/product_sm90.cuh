@@ -86,7 +86,7 @@ __device__ void bring_codes(scaled_stages<T, By>& shared, stage_cursor<T::stages
   const int term = By == grouped_by::rows ? 0 : tile.first;
   for (int k = 0; k < tile.terms; k += depth, stage.advance()) {
     mbarrier& full = shared.full[stage.at];
-    shared.empty[stage.at].wait_cluster(stage.lap ^ 1);
+    shared.empty[stage.at].wait(stage.lap ^ 1);
     full.arrive_and_expect((T::rows + T::columns) * depth);
     load_box_to_all(shared.a[stage.at] + own * depth, a, full, 3, term + k, row);
     load_box(shared.b[stage.at], b, full, term + k, tile.column, By == grouped_by::rows ? tile.group : 0);
@@ -109,7 +109,7 @@ __device__ void bring_scales(scaled_stages<T, By>& shared, stage_cursor<T::stage
              b_stride = static_cast<int>(all.b_scales.row_stride);
   const int last_column = static_cast<int>(all.n) - 1;
   for (int k = 0; k < tile.terms; k += scaled_stages<T, By>::depth, stage.advance()) {
-    shared.empty[stage.at].wait_cluster(stage.lap ^ 1);
+    shared.empty[stage.at].wait(stage.lap ^ 1);
 #pragma unroll 1
     for (int i = lane; i < T::rows; i += 32)  // not unrolled: this role has few registers, and time
       copy_async_word(shared_address(shared.a_scales[stage.at] + i), a + min(i, tile.rows - 1) * a_stride);
@@ -217,11 +217,19 @@ __device__ __forceinline__ void exchange_in_quad(std::uint32_t (&word)[4]) {
   }
 }
 
+/// This thread in its warpgroup, read anew: addresses that follow from it are not kept in registers while
+/// there are sums in them.
+__device__ __forceinline__ int reread_thread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread % 128;
+}
+
 /// A thread's part of 64 rows of totals to `c`, their first element, rounded: 16 bytes at a time.
 template <int Columns>
 __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2], bf16* c, index_t stride,
                                              int rows, int columns, store into) {
-  const int thread = static_cast<int>(threadIdx.x) % 128, quad = thread % 4;
+  const int thread = reread_thread(), quad = thread % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = sum_row(thread, half * 2);
@@ -248,7 +256,7 @@ __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2],
 template <int Columns>
 __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2], float* c, index_t stride,
                                              int rows, int columns, store) {
-  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int thread = reread_thread();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = sum_row(thread, half * 2);
@@ -296,7 +304,7 @@ __global__ __launch_bounds__(scaled_threads,
   cluster_arrive(), cluster_wait();
 
   const unsigned warp = threadIdx.x / 32;
-  tile_walk<By, T::rows, T::columns> walk(all.groups, all.m, all.n, all.k);
+  tile_walk<By, T::rows, T::columns, scaled_problem<A, C>> walk(all);
   walked_tile tile;
   stage_cursor<T::stages> stage;
   if (warp < 4) {

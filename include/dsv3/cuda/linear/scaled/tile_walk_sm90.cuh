@@ -21,27 +21,22 @@ struct walked_tile {
 /// Every warp of the two blocks of a cluster walks for itself and finds the same, but for the column: the
 /// blocks' tiles stand side by side. Tiles are counted group by group; in a group they are taken in bands of
 /// rows, columns after columns, so that what runs at one time shares rows of both operands.
-template <grouped_by By, int Rows, int Columns>
+template <grouped_by By, int Rows, int Columns, class Problem>
 class tile_walk {
  public:
-  __device__ tile_walk(const row_groups& groups, index_t m, index_t n, index_t k)
-      : groups_(groups),
-        m_(static_cast<int>(m)),
-        k_(static_cast<int>(k)),
-        pairs_(static_cast<int>((n + 2 * Columns - 1) / (2 * Columns))),
-        index_(static_cast<int>(blockIdx.x / 2)) {}
+  __device__ explicit tile_walk(const Problem& all) : all_(all), index_(static_cast<int>(blockIdx.x / 2)) {}
 
   /// The next tile; false after the last.
   __device__ bool next(walked_tile& tile) {
-    if (groups_.all()) {
-      if (index_ >= row_tiles(m_) * pairs_) return false;
-      place(tile, 0, index_, 0, By == grouped_by::rows ? m_ : k_);
+    if (all_.groups.all()) {
+      if (index_ >= row_tiles(m()) * pairs()) return false;
+      place(tile, 0, index_, 0, By == grouped_by::rows ? m() : k());
       return true;
     }
-    const int lane = static_cast<int>(threadIdx.x) % 32, number = static_cast<int>(groups_.groups());
+    const int lane = static_cast<int>(threadIdx.x) % 32, number = static_cast<int>(all_.groups.groups());
     for (; base_ < number; base_ += 32) {
-      const int count = base_ + lane < number ? groups_.counts.data()[base_ + lane] : 0;
-      const int own = (By == grouped_by::rows ? row_tiles(count) : count > 0 ? row_tiles(m_) : 0) * pairs_;
+      const int count = base_ + lane < number ? all_.groups.counts.data()[base_ + lane] : 0;
+      const int own = (By == grouped_by::rows ? row_tiles(count) : count > 0 ? row_tiles(m()) : 0) * pairs();
       int upto = own;
 #pragma unroll
       for (int step = 1; step < 32; step *= 2) {
@@ -52,7 +47,7 @@ class tile_walk {
       if (hits != 0) {
         const int hit = __ffs(static_cast<int>(hits)) - 1;
         const int start = before_ + __shfl_sync(all_lanes, upto - own, hit);
-        place(tile, base_ + hit, index_ - start, groups_.offsets.data()[base_ + hit],
+        place(tile, base_ + hit, index_ - start, all_.groups.offsets.data()[base_ + hit],
               __shfl_sync(all_lanes, count, hit));
         return true;
       }
@@ -68,19 +63,23 @@ class tile_walk {
 
   // Tile `at` of a group, which begins at `first` and has `count` rows or terms.
   __device__ void place(walked_tile& tile, int group, int at, int first, int count) {
-    const int rows = By == grouped_by::rows ? count : m_, down = row_tiles(rows);
-    const int which = at / (band * pairs_), inside = at - which * band * pairs_;
+    const int rows = By == grouped_by::rows ? count : m(), down = row_tiles(rows);
+    const int which = at / (band * pairs()), inside = at - which * band * pairs();
     const int height = min(band, down - which * band);
     tile.group = group, tile.first = first;
     tile.row = (which * band + inside % height) * Rows;
     tile.column = (inside / height * 2 + static_cast<int>(cluster_rank())) * Columns;
     tile.rows = rows - tile.row;
-    tile.terms = By == grouped_by::rows ? k_ : count;
+    tile.terms = By == grouped_by::rows ? k() : count;
     index_ += static_cast<int>(gridDim.x / 2);
   }
 
-  const row_groups& groups_;
-  int m_, k_, pairs_;
+  // Read anew each time, as registers are few.
+  __device__ int m() const { return static_cast<int>(all_.m); }
+  __device__ int k() const { return static_cast<int>(all_.k); }
+  __device__ int pairs() const { return (static_cast<int>(all_.n) + 2 * Columns - 1) / (2 * Columns); }
+
+  const Problem& all_;
   int index_;                  // of the pair of tiles that comes next
   int base_ = 0, before_ = 0;  // groups, and pairs of tiles, that are behind
 };
