@@ -36,6 +36,7 @@ inline constexpr int mma_rows = 64, mma_step = 32;
 template <int Rows, int Width, class At>
 __device__ __forceinline__ void copy_rows(bf16* to, int count, int columns, const bf16* anywhere, At at) {
   constexpr int chunks = Width / 8;
+#pragma unroll 2  // more would keep more addresses in registers, which the sums need
   for (int i = static_cast<int>(threadIdx.x); i < Rows * chunks; i += 128) {
     const int row = i / chunks, column = i % chunks * 8;
     const bool wanted = row < count && column < columns;
@@ -125,7 +126,7 @@ struct mma_rows_of_head {
 
 /// o and lse of 64 queries of a head.
 template <int Qk, int V>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 1)
     mma_forward_kernel(attention_inputs<bf16, float> in, view<bf16, 3> o, view<float, 2> lse) {
   extern __shared__ __align__(16) bf16 room[];
   bf16 *const q_tile = room, *const k_tile = q_tile + 64 * mma_padded(Qk),
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(128)
 
 /// dq of 64 queries of a head.
 template <int Qk, int V>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 1)
     mma_queries_kernel(attention_inputs<bf16, float> in, attention_slopes<bf16, float> slopes,
                        attention_gradients<bf16, float> to) {
   extern __shared__ __align__(16) bf16 room[];
@@ -303,13 +304,14 @@ __global__ void __launch_bounds__(128)
 
 /// dk and dv of 64 keys of a head, from Sᵀ and the transpose of its gradient.
 template <int Qk, int V>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 1)
     mma_keys_kernel(attention_inputs<bf16, float> in, attention_slopes<bf16, float> slopes,
                     attention_gradients<bf16, float> to) {
   extern __shared__ __align__(16) bf16 room[];
   bf16 *const k_tile = room, *const v_tile = k_tile + 64 * mma_padded(Qk),
               *const q_tiles = v_tile + 64 * mma_padded(V),
               *const d_o_tiles = q_tiles + 2 * 32 * mma_padded(Qk);
+  __shared__ float row_values[2][2][32];  // of each tile lse to base 2, and D
   const sequence_tile at = find_tile(in.queries, 64, blockIdx.x);
   if (at.sequence < 0) return;
   const index_t head = blockIdx.y;
@@ -330,6 +332,13 @@ __global__ void __launch_bounds__(128)
     copy_rows<32, V>(d_o_tiles + stage * 32 * mma_padded(V), length - tile, v_dim, anywhere,
                      [&](int r, int c) { return slope_rows(tile + r, c); });
     commit_copies();
+    if (threadIdx.x < 64) {
+      const bool inside = tile + lane < length;
+      const index_t t = tokens.begin + tile + lane;
+      row_values[stage][warp][lane] = !inside     ? 0.f
+                                      : warp == 0 ? slopes.lse(head, t) * log2_of_e
+                                                  : slopes.projection(head, t);
+    }
   };
   copy_rows<64, Qk>(k_tile, end - first, qk, anywhere, [&](int r, int c) { return key_rows.k(r, c); });
   copy_rows<64, V>(v_tile, end - first, v_dim, anywhere, [&](int r, int c) { return key_rows.v(r, c); });
@@ -337,8 +346,6 @@ __global__ void __launch_bounds__(128)
 
   const float scale = in.scale * log2_of_e;
   const int row = first + warp * 16 + fragment_row(lane);
-  const float *const lse_row = &slopes.lse(head, tokens.begin), *const projection_row =
-                                                                    &slopes.projection(head, tokens.begin);
   float dk[Qk / 8][4] = {}, dv[V / 8][4] = {};
   for (int tile = first; tile < length; tile += 32) {
     if (tile + 32 < length) {
@@ -351,28 +358,32 @@ __global__ void __launch_bounds__(128)
     const int stage = tile / 32 % 2;
     const std::uint32_t q_tile = shared_address(q_tiles + stage * 32 * mma_padded(Qk)),
                         d_o_tile = shared_address(d_o_tiles + stage * 32 * mma_padded(V));
-    float scores[4][4] = {}, slope[4][4] = {};
+    std::uint32_t weights[2][4];
+    float scores[4][4] = {};
     multiply_tiles<Qk, 32>(scores, shared_address(k_tile + warp * 16 * mma_padded(Qk)), q_tile);
-    multiply_tiles<V, 32>(slope, shared_address(v_tile + warp * 16 * mma_padded(V)), d_o_tile);
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int query = tile + n * 8 + fragment_column(lane) + c;
-        const float lse = lse_row[min(query, length - 1)] * log2_of_e,
-                    projection = projection_row[min(query, length - 1)];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float &p = scores[n][2 * i + c], &ds = slope[n][2 * i + c];
-          const bool seen = row + 8 * i <= query && query < length;
-          p = seen ? exp2_approximately(p * scale - lse) : 0.f;
-          ds = seen ? p * (ds - projection) : 0.f;
-        }
+      for (int i = 0; i < 4; ++i) {
+        const int column = n * 8 + fragment_column(lane) + i % 2, query = tile + column;
+        const float p = exp2_approximately(scores[n][i] * scale - row_values[stage][0][column]);
+        scores[n][i] = row + i / 2 * 8 <= query && query < length ? p : 0.f;
       }
-    std::uint32_t weights[2][4];
     round_sums<32>(weights, scores);
     add_weighted_tile<32, V>(dv, weights, d_o_tile);
-    round_sums<32>(weights, slope);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) scores[i / 4][i % 4] = 0;
+    multiply_tiles<V, 32>(scores, shared_address(v_tile + warp * 16 * mma_padded(V)), d_o_tile);
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 p = unpack_bf16(weights[n / 2][n % 2 * 2 + i / 2]);
+        // Where the weight is zero by force the gradient is one of zeros or of other tokens of the sequence.
+        scores[n][i] = (i % 2 == 0 ? p.x : p.y) *
+                       (scores[n][i] - row_values[stage][1][n * 8 + fragment_column(lane) + i % 2]);
+      }
+    round_sums<32>(weights, scores);
     add_weighted_tile<32, Qk>(dk, weights, q_tile);
     __syncthreads();
   }
