@@ -15,8 +15,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// The slots, in (token, slot) order, are shared among `sorters`: warps, each with neighbouring slots.
 struct sorting {
@@ -33,8 +32,7 @@ struct sorting {
 
 inline constexpr int sorters_per_block = 4;
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 template <class Index>
 __device__ __forceinline__ Index expert_of(const view<const Index, 2>& ids, const sorting& s, index_t slot) {
@@ -224,8 +222,7 @@ __global__ void combine_gates_kernel(const T* from, view<const std::int32_t, 2> 
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::permute<P>, backend::cuda> {

@@ -16,8 +16,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Leaves in `bad` whether a target is no token, and reports the first: before anything is written, as the
 /// other kernels then write nothing.
@@ -125,8 +124,7 @@ __global__ void __launch_bounds__(512)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::cross_entropy<P>, backend::cuda> {

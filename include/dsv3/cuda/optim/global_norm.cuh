@@ -15,8 +15,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// The block's share: every gridDim.x-th stretch of blockDim.x packs; the elements left at the end go to the
 /// first threads of the first block.
@@ -63,8 +62,7 @@ __global__ void finish_norm_kernel(const Number* sum, Number limit, const Number
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class Element>
 struct implementation<op::global_norm<Element>, backend::cuda> {
@@ -95,8 +93,7 @@ struct implementation<op::global_norm<Element>, backend::cuda> {
   static void run(Ctx& ctx, const typename op_type::finish_args& args) {
     cuda::launch(op_type::finish_args::name, ctx.stream, {.block = 1},
                  cuda::detail::finish_norm_kernel<double>, args.sum.data(), args.limit, args.finite.data(),
-                 args.finite.extent(0), args.norm.data(),
-                 args.scale.data());
+                 args.finite.extent(0), args.norm.data(), args.scale.data());
   }
 };
 

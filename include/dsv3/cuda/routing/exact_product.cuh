@@ -42,8 +42,7 @@ struct product_extents {
 
 namespace detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// A block computes Extent x Extent results, each thread 8 x 8 of them, and takes the depth 16 at a time,
 /// doubles 8.
@@ -55,8 +54,7 @@ struct product_tile {
   static constexpr int blocks_per_processor = Extent == 128 ? 2 : sizeof(Acc) == 4 ? 6 : 3;
 };
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 inline index_t product_tiles(const product_extents& e, int extent) {
   return ceil_div(e.m, extent) * ceil_div(e.n, extent);
@@ -67,50 +65,64 @@ bool takes_large_tiles(const product_extents& e) {
   return sizeof(Acc) == 4 && std::min(e.m, e.n) > 64 && product_tiles(e, 128) >= 16;
 }
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
-/// One thread's share of a tile of a factor, on its way from global to shared memory.
+/// One thread's share of the tiles of a factor, on its way from global to shared memory. A line is a row
+/// where the depth is contiguous, else a step along the depth.
 template <class Tile, class T, contiguous Along>
 struct tile_share {
   static constexpr int packs = Tile::extent * Tile::depth / 4 / Tile::threads;
   static constexpr int across = (Along == contiguous::depth ? Tile::depth : Tile::extent) / 4;
+  static constexpr int lines_apart = Tile::threads / across;  // of the thread's packs
   pack<T, 4> values[packs];
+  const T* at;
+  index_t stride;
+  int lines_left, left;  // lines, and elements of a line, from the thread's first on
+  bool whole;            // four neighbours can be moved together
 
-  // Zeros where the factor ends: rows in `rows`, depth before `end`.
-  __device__ __forceinline__ void fetch(const product_factor<T, Along>& from, index_t first_row, index_t rows,
-                                        index_t first, index_t end) {
+  __device__ __forceinline__ tile_share(const product_factor<T, Along>& from, index_t first_row, index_t rows,
+                                        index_t first, index_t end)
+      : stride(from.stride), whole(from.packs) {
+    const index_t line = first_line() + (Along == contiguous::depth ? first_row : first);
+    const index_t inner = first_inner() + (Along == contiguous::depth ? first : first_row);
+    at = from.data + line * stride + inner;
+    lines_left = static_cast<int>((Along == contiguous::depth ? rows : end) - line);
+    left = static_cast<int>((Along == contiguous::depth ? end : rows) - inner);
+  }
+  __device__ static int first_line() { return static_cast<int>(threadIdx.x) / across; }
+  __device__ static int first_inner() { return static_cast<int>(threadIdx.x) % across * 4; }
+
+  /// The next tile along the depth; zeros where the factor ends.
+  __device__ __forceinline__ void fetch() {
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
-      const int id = p * Tile::threads + static_cast<int>(threadIdx.x);
-      const int outer = id / across, inner = id % across * 4;
-      const index_t line = outer + (Along == contiguous::depth ? first_row : first);
-      const index_t at = inner + (Along == contiguous::depth ? first : first_row);
-      const index_t lines = Along == contiguous::depth ? rows : end;
-      const index_t left = line < lines ? (Along == contiguous::depth ? end : rows) - at : 0;
-      const T* address = from.data + line * from.stride + at;
-      if (left >= 4 && from.packs) {
+      const T* address = at + p * lines_apart * stride;
+      const int count = p * lines_apart < lines_left ? left : 0;
+      if (count >= 4 && whole) {
         values[p] = load_pack<4>(address);
       } else {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) values[p][i] = i < left ? address[i] : T(0.0f);
+        for (int i = 0; i < 4; ++i) values[p][i] = i < count ? address[i] : T(0.0f);
       }
     }
+    if constexpr (Along == contiguous::depth)
+      at += Tile::depth, left -= Tile::depth;
+    else
+      at += Tile::depth * stride, lines_left -= Tile::depth;
   }
   template <class Acc>
   __device__ __forceinline__ void put(Acc* to) const {
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
-      const int id = p * Tile::threads + static_cast<int>(threadIdx.x);
-      const int outer = id / across, inner = id % across * 4;
+      const int line = p * lines_apart + first_line();
       pack<Acc, 4> wide;
 #pragma unroll
       for (int i = 0; i < 4; ++i) wide[i] = Acc(values[p][i]);
       if constexpr (Along == contiguous::rows) {
-        store_pack(to + outer * Tile::row + inner, wide);
+        store_pack(to + line * Tile::row + first_inner(), wide);
       } else {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) to[(inner + i) * Tile::row + outer] = wide[i];
+        for (int i = 0; i < 4; ++i) to[(first_inner() + i) * Tile::row + line] = wide[i];
       }
     }
   }
@@ -133,19 +145,15 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_processor)
   const int row = (warp / warps_across * 4 + lane / 8) * 4, column = (warp % warps_across * 8 + lane % 8) * 4;
 
   Acc sums[8][8] = {};
-  tile_share<Tile, A, AlongA> a_share;
-  tile_share<Tile, B, AlongB> b_share;
-  a_share.fetch(a, first_m, e.m, begin, end);
-  b_share.fetch(b, first_n, e.n, begin, end);
+  tile_share<Tile, A, AlongA> a_share(a, first_m, e.m, begin, end);
+  tile_share<Tile, B, AlongB> b_share(b, first_n, e.n, begin, end);
+  a_share.fetch(), b_share.fetch();
   int current = 0;
   for (index_t d = begin; d < end; d += Tile::depth) {
     a_share.put(a_tile + current * stage);
     b_share.put(b_tile + current * stage);
     __syncthreads();  // the other stage was read before this
-    if (d + Tile::depth < end) {
-      a_share.fetch(a, first_m, e.m, d + Tile::depth, end);
-      b_share.fetch(b, first_n, e.n, d + Tile::depth, end);
-    }
+    if (d + Tile::depth < end) a_share.fetch(), b_share.fetch();
 #pragma unroll
     for (int k = 0; k < Tile::depth; ++k) {
       const Acc* a_row = a_tile + current * stage + k * Tile::row + row;
@@ -189,8 +197,7 @@ __global__ void add_product_parts_kernel(const Acc* parts, index_t count, index_
 
 }  // namespace detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 /// Into how many parts to cut the depth, so that there is work for a large GPU: depends on nothing but the
 /// extents.

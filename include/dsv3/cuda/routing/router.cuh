@@ -16,8 +16,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 template <class Acc>
 using rank_type = decltype(rank_of(Acc()));
@@ -53,8 +52,7 @@ struct logit_parts {
   index_t stride, part_stride, parts;
 };
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Drops the experts of all groups but the best.
 template <class Acc>
@@ -148,8 +146,7 @@ __global__ void __launch_bounds__(256)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::router<P>, backend::cuda> {
