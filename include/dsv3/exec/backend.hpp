@@ -24,12 +24,18 @@ concept has_parent = requires {
   typename B::parent;
 };
 
-/// What a context carries for its backend besides stream and scratch; decorators specialise it.
+/// What a context carries for its backend besides stream and scratch: what it carries for the parent, if
+/// there is one. Backends with more and decorators specialise it.
 template <class Backend>
 struct backend_state {};
+template <class Backend>
+  requires has_parent<Backend>
+struct backend_state<Backend> {
+  [[no_unique_address]] backend_state<typename Backend::parent> inner = {};
+};
 
-/// The state of one decorator in the state of a stack of them: a decorator's state holds that of what it
-/// decorates as `inner`.
+/// The state of one backend in that of a stack of them: the state of a decorator holds that of what it
+/// decorates as `inner`, the state of a child that of its parent.
 template <class Decorator, class Outermost>
 auto& state_of(backend_state<Outermost>& state) {
   if constexpr (std::is_same_v<Decorator, Outermost>)

@@ -19,10 +19,6 @@ template <>
 struct backend_state<backend::cuda> {
   cuda::device* device = nullptr;
 };
-template <>
-struct backend_state<backend::hopper> {
-  backend_state<backend::cuda> inner = {};
-};
 
 /// Work on one stream of one GPU. Two streams need two contexts, so the stream orders all reuse of scratch.
 ///
