@@ -190,7 +190,7 @@ fi
 # ---- compute-sanitizer -----------------------------------------------------------------------------------------------
 # Every tool over every test and over two steps of the trainer, as many as the time allows; what it did not allow is
 # said. What runs longer than its share is stopped: it has then been watched for so long.
-export sanitizer_logs=$report/sanitize sanitizer_share=30 sanitizer_deadline
+export sanitizer_logs=$report/sanitize sanitizer_share=15 sanitizer_deadline
 # sanitize_one TOOL PROGRAM ARGUMENTS...
 sanitize_one() {
   local tool=$1 log code
@@ -219,12 +219,12 @@ elif [ -z "$capability" ]; then
 else
   mkdir -p "$sanitizer_logs"
   budget=150
-  [ -z "$parts" ] || budget=400
+  if [ -n "$parts" ]; then budget=400 sanitizer_share=25; fi
   tools="memcheck racecheck initcheck synccheck"
   sanitizer_deadline=$(($(date +%s) + budget - sanitizer_share))
   for tool in $tools; do
     for name in $(names_of gpu); do printf '%s %s\n' "$tool" "$build/gpu/$name"; done
-  done | xargs -P 8 -L 1 bash -c 'sanitize_one "$0" "$@"'
+  done | xargs -P "$((cores < 16 ? 4 : 12))" -L 1 bash -c 'sanitize_one "$0" "$@"'
   wait_for_later
   [ ! -x "$build/bin/dsv3-train" ] || for tool in $tools; do
     say "$tool $build/bin/dsv3-train --device cuda --preset tiny --batch 2 --seq 64 --steps 2 --eval-rows 1 --sample-bytes 0" \

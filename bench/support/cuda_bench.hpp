@@ -117,8 +117,7 @@ class device_tensor {
 template <class Element, class Tile, int Rank = 2>
 using device_scaled_tensor = scaled_tensor<Element, Tile, Rank, device_tensor>;
 
-// ---- time
-// ----------------------------------------------------------------------------------------------------------
+// ---- time -------------------------------------------------------------------------------------------------
 
 /// What the GPU's second-level cache holds when a repetition begins: nothing of the tensors, or what the last
 /// repetition left there.
@@ -221,8 +220,7 @@ void time_on(benchmark::State& state, Work&& work, cache found = cache::cold) {
   }
 }
 
-// ---- limits
-// --------------------------------------------------------------------------------------------------------
+// ---- limits -----------------------------------------------------------------------------------------------
 
 /// Bytes per second, read and written ones together, of copying 1 GiB inside the GPU's memory.
 inline double copy_bandwidth() {
@@ -325,8 +323,7 @@ double matrix_peak() {
   return measured;
 }
 
-// ---- counters
-// ------------------------------------------------------------------------------------------------------
+// ---- counters ---------------------------------------------------------------------------------------------
 
 /// An operation whose limit is memory: `bytes` read and written by one call. With a warm cache the share may
 /// be above 1.
@@ -347,8 +344,7 @@ void count_flops(benchmark::State& state, double flops) {
                                                                                                 rate};
 }
 
-// ---- main
-// ----------------------------------------------------------------------------------------------------------
+// ---- main -------------------------------------------------------------------------------------------------
 
 /// Runs the benches; 77 with a sentence where there is no GPU.
 inline int bench_main(int count, char** words) {

@@ -19,6 +19,8 @@ function finish_file() {
   if (!saw_namespace && !is_umbrella(path) && path != "version.hpp" && path != "base/config.hpp")
     complain("opens no namespace dsv3::inline DSV3_ABI")
   if (lines > 800) complain("has " lines " lines, at most 800 are allowed")
+  else if (top == "cuda" && lines > 500) complain("has " lines " lines, at most 500 are allowed; make it a folder")
+  if (has_kernel && is_body && !stage) complain("has a kernel and no ruled comment '// ---- kernels ----' before it")
 }
 
 function check_include(target,    to) {
@@ -70,7 +72,7 @@ FNR == 1 {
   path = FILENAME
   sub(/^.*include\/dsv3\//, "", path)
   top = top_of(path)
-  saw_pragma = saw_namespace = 0
+  saw_pragma = saw_namespace = has_kernel = is_body = stage = 0
   headers++
   if (top != "" && !(top in floor)) complain("lies in a folder without a floor")
   if ($0 != "// SPDX-License-Identifier: MIT") complain("does not begin with the licence line")
@@ -80,6 +82,16 @@ FNR == 1 {
 }
 
 { lines = FNR }
+
+# The order inside a body: configuration, selection, kernels, launch; each where there is something to say.
+/^\/\/ -+$/ && top == "cuda" { complain("has a ruled comment without words; with them it has 110 columns at most") }
+/^\/\/ ---- (configuration|selection|kernels|launch)( |$)/ {
+  at = index("configuration selection     kernels       launch", /selection and launch/ ? "launch" : $3)
+  if (at < stage) complain("has " $3 " after what follows it: the order is configuration, selection, kernels, launch")
+  stage = at
+}
+/__global__/ { has_kernel = 1 }
+/^struct implementation</ { is_body = 1 }
 
 /^#pragma once$/ { saw_pragma = 1 }
 /^namespace dsv3::inline DSV3_ABI/ { saw_namespace = 1 }

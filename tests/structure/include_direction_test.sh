@@ -41,6 +41,10 @@ plant op/c.hpp "asks which compiler is at work" '#ifdef __CUDACC__' '#endif'
 plant op/d.cuh "needs nvcc and does not lie in cuda/"
 plant op/e.hpp "includes with quotes" '#include "view.hpp"'
 plant op/g.hpp "has 803 lines" $(printf '//%.0s ' $(seq 800))
+plant cuda/c.cuh "has 503 lines, at most 500 are allowed; make it a folder" $(printf '//%.0s ' $(seq 500))
+plant cuda/d.cuh "has kernels after what follows it" '// ---- launch ----' '// ---- kernels ----'
+plant cuda/e.cuh "has a ruled comment without words" '// ---- kernels' '// ------------------------'
+plant cuda/f.cuh "has a kernel and no ruled comment" '__global__ void k();' 'struct implementation<>'
 plant op/string_utils.hpp "has a name that says nothing"
 plant attic/a.hpp "lies in a folder without a floor"
 finish

@@ -14,8 +14,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// to = from, `count` elements by the lanes of a warp, a multiple of Width.
 template <int Width, class Element>
@@ -191,8 +190,7 @@ __global__ void __launch_bounds__(256)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P, class Row>
 struct implementation<op::latent_cache<P, Row>, backend::cuda> {

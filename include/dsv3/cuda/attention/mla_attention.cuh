@@ -13,8 +13,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// Whether every row of a tensor can be moved 16 bytes at a time.
 template <class Element, int Rank>
@@ -39,8 +38,7 @@ bool narrow(const attention_inputs<bf16, Acc>& in) {
 
 }  // namespace cuda::detail
 
-// ---- the specialisation
-// -----------------------------------------------------------------------------------------------------------
+// ---- the specialisation -----------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::mla_attention<P>, backend::cuda> {

@@ -11,8 +11,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// Whether the kernels for Hopper take these operands: k = 128 + 64 and v = 128 columns of bf16, rows that
 /// the copy engine can walk, and a scale that keeps the order of scores. The functional body serves the
@@ -24,8 +23,7 @@ bool on_sm90(const attention_inputs<bf16, Acc>& in) {
          takes_tensor_map(in.kv) && takes_tensor_map(in.k_rope);
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 inline void sm90_forward_pass(const char* name, cudaStream_t stream, const attention_inputs<bf16, float>& in,
                               const view<bf16, 3>& o, const view<float, 2>& lse) {
@@ -63,8 +61,7 @@ inline void sm90_backward_pass(const char* name, cudaStream_t stream, const atte
 
 }  // namespace cuda::detail
 
-// ---- the specialisation
-// -----------------------------------------------------------------------------------------------------------
+// ---- the specialisation -----------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::mla_attention<P>, backend::hopper>

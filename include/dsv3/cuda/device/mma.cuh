@@ -13,8 +13,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda {
 
-// ---- who holds what of a product D (16 x 8) += A (16 x 16) · B (16 x 8)
-// -----------------------------------------------------------------------------------------------------------
+// ---- who holds what of a product D (16 x 8) += A (16 x 16) · B (16 x 8) -----------------------------------
 
 /// Of D a lane holds d[0..3]: row fragment_row(lane) + 8 * (i / 2), column fragment_column(lane) + i % 2. The
 /// four lanes of a quad share two rows.
@@ -46,8 +45,7 @@ __device__ __forceinline__ float2 unpack_bf16(std::uint32_t pair) {
   return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)};
 }
 
-// ---- fragments from shared memory
-// -----------------------------------------------------------------------------------------------------------
+// ---- fragments from shared memory -------------------------------------------------------------------------
 
 /// Two or four 8 x 8 matrices of bf16. Lane 8 i + r gives the address (a multiple of 16) of row r of matrix
 /// i; a lane receives of matrix i, in part[i], row fragment_row(lane), columns fragment_column(lane) and the
@@ -86,8 +84,7 @@ __device__ __forceinline__ void load_transposed(std::uint32_t (&part)[2], std::u
 __host__ __device__ constexpr int tile_row(int lane) { return lane % 16; }
 __host__ __device__ constexpr int tile_column(int lane) { return lane / 16 * 8; }
 
-// ---- copies in the background
-// -----------------------------------------------------------------------------------------------------------
+// ---- copies in the background -----------------------------------------------------------------------------
 
 /// 16 bytes from global to shared memory, both addresses multiples of 16. Where not `wanted`, zeros are
 /// written and nothing is read; `from` must still be a valid address.

@@ -14,8 +14,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Every token beside its id; those without a row of the table get the first id beyond it, which sorts last.
 template <class Id>
@@ -93,8 +92,7 @@ __global__ void __launch_bounds__(128)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::embedding<P>, backend::cuda> {

@@ -11,15 +11,13 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// Threads of a row in backward, which sum its gate's gradient. It depends on the row alone, so that the sum
 /// does.
 constexpr unsigned swiglu_row_threads(index_t inner) { return inner <= 4096 ? 32 : 256; }
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 template <class Args>
 __device__ bool is_live(const Args& args, index_t row) {
@@ -112,8 +110,7 @@ __global__ void __launch_bounds__(256)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::swiglu<P>, backend::cuda> {

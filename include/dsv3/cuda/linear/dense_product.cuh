@@ -14,8 +14,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// One operand: how its rows lie, and whether the product reads them as columns.
 template <class T>
@@ -47,8 +46,7 @@ inline void* library_workspace(scratch_arena& arena) {
   return room + (alignment - reinterpret_cast<std::uintptr_t>(room) % alignment) % alignment;
 }
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// The library multiplies two of a kind, and gives the sums' type or theirs.
 template <class A, class B, class D>
@@ -56,8 +54,7 @@ inline constexpr bool library_takes = std::is_same_v<A, B> &&
                                       (std::is_same_v<D, A> ||
                                        (std::is_same_v<A, bf16> && std::is_same_v<D, float>));
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 template <class Acc, class A, class B, class D>
 __global__ void __launch_bounds__(plain_threads, 2)
@@ -68,8 +65,7 @@ __global__ void __launch_bounds__(plain_threads, 2)
                       static_cast<index_t>(blockIdx.y) * plain_tile);
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 /// d = a · b, or d += a · b, matrix by matrix. `name` is the record's; `workspace` is library_workspace().
 template <class Acc, class Ctx, class A, class B, class D>

@@ -10,8 +10,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// y = x, rounded; y is gapless, the rows of x may lie apart. A block takes a row at a time.
 template <int Width, class To, class From>

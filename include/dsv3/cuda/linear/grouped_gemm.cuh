@@ -16,8 +16,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// Rows of groups times the group's matrix: y = x · wᵀ with w as [n, k], or y = x · w with w as [k, n].
 template <class T, class W>
@@ -36,8 +35,7 @@ struct grouped_weights {
   view<G, 3> dw;
 };
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// Whether rows can be brought in packs of 16 bytes, as the matrix units' operands are; only bf16 can.
 template <class T>
@@ -50,8 +48,7 @@ bool mma_takes(const view<const T, 3>& w) {
          w.stride(0) % widest<T> == 0;
 }
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 template <bool TurnedW>
 __global__ void __launch_bounds__(mma_threads, 2) grouped_rows_mma_kernel(grouped_rows<bf16, bf16> p) {
@@ -136,8 +133,7 @@ __global__ void __launch_bounds__(plain_threads, 2) grouped_weights_plain_kernel
                       static_cast<index_t>(blockIdx.x) * plain_tile);
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class Acc, bool TurnedW, class Ctx, class T, class W>
 void launch_grouped_rows(Ctx& ctx, const char* name, const grouped_rows<T, W>& p) {

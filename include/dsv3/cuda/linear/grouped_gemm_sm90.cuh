@@ -13,8 +13,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// forward:  y = x · wᵀ        data: dx = dy · w        weights: dw += dyᵀ · x
 /// As a product of a (m x k) and bᵀ (k x n): m and k, or n and k, of an operand may be the contiguous axis.
@@ -52,8 +51,7 @@ struct grouped_problem {
   index_t d_group, d_row;       // strides
 };
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 #if DSV3_SM90A
 
@@ -309,8 +307,7 @@ __global__ void __launch_bounds__(wide_threads, 1)
 #endif
 }
 
-// ---- selection and launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection and launch ---------------------------------------------------------------------------------
 
 /// Every operand must be one that the copy engine can walk.
 template <class A, class B, class C>

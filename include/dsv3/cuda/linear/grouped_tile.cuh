@@ -9,8 +9,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 inline constexpr int mma_tile = 128, mma_depth = 64, mma_threads = 256, mma_stages = 3;
 inline constexpr int mma_operand_bytes = mma_tile * mma_depth * 2;
@@ -38,8 +37,7 @@ struct mma_sums {
   }
 };
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Terms [l, l + mma_depth) of an operand into `to`: 128 rows of 128 bytes, or turned two panels of 64 rows;
 /// zeros where there is nothing.

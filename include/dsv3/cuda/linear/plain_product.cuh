@@ -7,8 +7,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 inline constexpr int plain_tile = 64, plain_depth = 16, plain_threads = 256;
 
@@ -26,8 +25,7 @@ struct plain_product {
   bool add;
 };
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// `Count` x plain_depth elements, from `first` along the outer axis and `l` along the sum, into room[l][i];
 /// zeros beyond. Threads follow each other along whichever axis is contiguous.

@@ -11,8 +11,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// The engines want outputs in bf16, or float for weight gradients, sums that are promoted tile by tile, and
 /// what takes_hopper and takes_tensor_map ask for: rows of operands at multiples of 16 bytes (of dx = dy · w

@@ -10,8 +10,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// The whole grid walks over the packs; one block more than they need takes the elements left at the end.
 template <int Width, class Element>

@@ -11,8 +11,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// `across` threads hold a row, at most row_packs packs each; a block has `down` rows side by side.
 struct row_block {
@@ -26,8 +25,7 @@ inline constexpr unsigned most_rows_down = 8;
 /// and the same on every GPU, as the sum's bits depend on it.
 inline constexpr index_t gain_parts = 264;
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// For rows of so many packs. It depends on the length of a row alone, so that its bits do.
 constexpr row_block row_block_for(index_t packs) {
@@ -36,8 +34,7 @@ constexpr row_block row_block_for(index_t packs) {
 }
 static_assert(row_block_for(7168 / 8) == row_block{224, 1} && row_block_for(512 / 8) == row_block{32, 8});
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// A row of whole packs in the registers of the threads that share it, row_packs * blockDim.x at most.
 template <class P, int Width>
@@ -307,8 +304,7 @@ __global__ void __launch_bounds__(1024)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::rms_norm<P>, backend::cuda> {

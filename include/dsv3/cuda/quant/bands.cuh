@@ -34,8 +34,7 @@ __device__ inline row_band band_of(const row_groups& groups, index_t rows, index
   return {begin, min(begin + 128, last), number};
 }
 
-// ---- magnitudes
-// -----------------------------------------------------------------------------------------------------------
+// ---- magnitudes -------------------------------------------------------------------------------------------
 
 /// The larger of a magnitude and another number's. A NaN does not count: it must not decide about the scale
 /// of its neighbours.

@@ -35,8 +35,7 @@ struct block_scales {
 
 namespace detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 // A block has 16 strips of 8 rows; a tile's lanes hold a strip.
 inline constexpr int strip_rows = 8;
@@ -233,8 +232,7 @@ __global__ void __launch_bounds__(256, (blocks_at_once<Source, Tile, Columns>))
 
 }  // namespace detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 /// Quantises the live ones of `rows` rows, block by block; the tensor's largest magnitude is looked for
 /// before, where all share one scale.

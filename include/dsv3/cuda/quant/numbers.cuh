@@ -50,8 +50,7 @@ struct divider {
   }
 };
 
-// ---- narrow numbers as halves
-// -----------------------------------------------------------------------------------------------------------
+// ---- narrow numbers as halves -----------------------------------------------------------------------------
 
 // A narrow number is a half of IEEE without its low bits, if it is multiplied by a power of two where its
 // exponents are fewer.
@@ -106,8 +105,7 @@ __device__ __forceinline__ void widen_halves(std::uint32_t halves, float& low, f
       : "r"(halves));
 }
 
-// ---- 8 bits
-// -----------------------------------------------------------------------------------------------------------
+// ---- 8 bits -----------------------------------------------------------------------------------------------
 
 /// The codes of two numbers, the first in the low byte.
 template <class Element>
@@ -171,8 +169,7 @@ __device__ __forceinline__ void values_of(const pack<std::uint32_t, 2>& words, f
   for (int i = 0; i < 4; ++i) values_of_two<Element>(words[i / 2] >> (16 * (i % 2)), x[2 * i], x[2 * i + 1]);
 }
 
-// ---- 12 bits
-// ----------------------------------------------------------------------------------------------------------
+// ---- 12 bits ----------------------------------------------------------------------------------------------
 
 /// Eight codes in three words, as e5m6x8 has them.
 __device__ __forceinline__ e5m6x8 pack_e5m6(const float (&x)[8]) {
@@ -196,8 +193,7 @@ __device__ __forceinline__ void unpack_e5m6(const e5m6x8& codes, float (&x)[8]) 
     widen_halves((fours[i] >> 8 & 0xFFF0u) | (fours[i] << 20), x[2 * i], x[2 * i + 1]);
 }
 
-// ---- eight numbers of a lane
-// -----------------------------------------------------------------------------------------------------------
+// ---- eight numbers of a lane ------------------------------------------------------------------------------
 
 /// Eight numbers in registers; those of bf16 in pairs, as they are loaded.
 template <class T>

@@ -10,8 +10,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// As rms_norm_forward_kernel. A tile belongs to neighbouring lanes, as a row's threads are whole warps.
 template <class P, class Element, int Width>
@@ -78,8 +77,7 @@ __global__ void __launch_bounds__(256)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P, class Element>
 struct implementation<op::rms_norm_quantizer<P, Element>, backend::cuda> {

@@ -88,8 +88,7 @@ struct stored_tiles {
 
 namespace detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// Rows of a lane, whose loads are in flight together, and of a block: a part of a band.
 inline constexpr int rows_of_lane = 4, rows_of_block = 256 / tile_lanes * rows_of_lane,
@@ -100,8 +99,7 @@ inline launch_shape shape_of_rows(const row_groups& groups, index_t rows, index_
       .grid = {static_cast<unsigned>(ceil_div(columns, 128)), grid_of(groups.tiles(rows) * parts_of_band)}};
 }
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// body(first row of a lane, end of its band) for all parts of bands that this block has to do; warps without
 /// a live row are left out.
@@ -162,8 +160,7 @@ __global__ void __launch_bounds__(256)
   });
 }
 
-// ---- sources
-// -----------------------------------------------------------------------------------------------------------
+// ---- sources ----------------------------------------------------------------------------------------------
 
 /// Numbers as they are.
 template <class From>
@@ -178,8 +175,7 @@ struct plain_rows : float_rows<From> {
 
 }  // namespace detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 /// Quantises the live ones of `rows` rows, tile by tile.
 template <class Source, class Target>

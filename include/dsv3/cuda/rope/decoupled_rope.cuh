@@ -11,8 +11,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// Frequencies come from the host, which knows the stretch: as many as one launch takes along.
 struct rope_frequencies {
@@ -22,8 +21,7 @@ struct rope_frequencies {
 
 inline constexpr int rope_heads = 4;  // that a thread rotates with the cosines it holds
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// `pairs` of them from `first` on. Angles are computed in double whatever the precision: far positions turn
 /// through thousands of radians.
@@ -116,8 +114,7 @@ __global__ void __launch_bounds__(256)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P, rope_layout Layout>
 struct implementation<op::decoupled_rope<P, Layout>, backend::cuda> {

@@ -12,8 +12,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Weights of at least `least` stay, of those equal to it the first `ties`.
 struct weight_cut {
@@ -294,8 +293,7 @@ __global__ void __launch_bounds__(32 * weight_warps) draw_rows_kernel(Args args,
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::token_distribution<P>, backend::cuda> {

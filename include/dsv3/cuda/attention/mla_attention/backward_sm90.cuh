@@ -15,8 +15,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// A block keeps its own 128 rows (k and v, or q and d_o) and walks over the others 64 at a time, three tiles
 /// under way.
@@ -42,8 +41,7 @@ struct sm90_rows {
   }
 };
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Fills the rows: 64 queries of a head, each by half a warp.
 template <class Element>

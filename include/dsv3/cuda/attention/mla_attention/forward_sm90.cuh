@@ -12,8 +12,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// 128 keys at a time, two tiles of keys and two of values under way. A panel is 128 rows of 64 columns.
 struct sm90_forward : sm90_attention {
@@ -24,8 +23,7 @@ struct sm90_forward : sm90_attention {
   static constexpr std::uint32_t shared_bytes = q_bytes + stages * (k_bytes + v_bytes) + 1024;
 };
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 struct sm90_forward_barriers {
   mbarrier q_full, k_full[2], k_empty[2], v_full[2], v_empty[2];

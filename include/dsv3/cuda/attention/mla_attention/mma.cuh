@@ -14,8 +14,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// Kernels are made for the widest rows they take, Qk of q and k and V of v; narrower ones are filled up with
 /// zeros. A row in shared memory has 16 bytes more than it needs, so that eight rows of a column meet all
@@ -28,8 +27,7 @@ constexpr std::size_t mma_row_bytes(int qk, int v_dim) {
 /// A block of four warps owns 64 rows. Backward walks over the others 32 at a time, two tiles under way.
 inline constexpr int mma_rows = 64, mma_step = 32;
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Rows of `Width` bf16 to shared memory in the background: `at(row)` where row < count, cut at `columns` and
 /// filled up with zeros; `anywhere` is any address that may be read.
@@ -407,8 +405,7 @@ __global__ void __launch_bounds__(128, 1)
   }
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 inline launch_shape mma_shape(const packed_sequences& sequence, index_t heads, std::size_t shared_bytes) {
   return {.grid = {static_cast<unsigned>(most_tiles(sequence, mma_rows)), static_cast<unsigned>(heads)},

@@ -9,8 +9,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// A block of 256 threads owns `tile` rows of what it writes, and `columns` of their columns. Thread (x, y)
 /// of 16 by 16 has the rows y and y + 16, and every sixteenth column from x on.
@@ -21,8 +20,7 @@ struct plain_attention {
 /// Which gradient a kernel computes.
 enum class gradient_of { q, k, v };
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 template <class Acc>
 struct plain_room {
@@ -250,8 +248,7 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 inline dim3 plain_grid(const packed_sequences& sequence, index_t heads, index_t columns) {
   return {static_cast<unsigned>(most_tiles(sequence, plain_attention::tile)), static_cast<unsigned>(heads),

@@ -13,8 +13,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// The one shape these kernels are made for: k = 128 + 64, v = 128. A block owns 128 rows, 64 for each of two
 /// warpgroups that compute; a third one copies.
@@ -52,8 +51,7 @@ struct sm90_order {
 
 #if DSV3_SM90A
 
-// ---- tiles in shared memory
-// -----------------------------------------------------------------------------------------------------------
+// ---- tiles in shared memory -------------------------------------------------------------------------------
 
 /// The number of this thread's warpgroup, which the compiler sees to be the same for all lanes.
 __device__ __forceinline__ int warpgroup() {

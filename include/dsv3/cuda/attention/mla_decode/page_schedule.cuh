@@ -9,8 +9,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// Rows of queries and rows of keys that meet at a time, 64 each, lie in shared memory in panels of 64
 /// columns under the 128-byte swizzle: eight of c, one of k_rope.
@@ -22,8 +21,7 @@ struct page_tiles {
   static constexpr int least_part = 2;  // tiles, overhead included, that a thread block is started for
 };
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// Each block of rows has its own axis of work, on which the sequences stand one after the other, each as
 /// long as its overhead and its tiles of keys. The axis is cut into equal parts, a thread block each; where a
@@ -57,8 +55,7 @@ __device__ inline int axis_length(const decode_rows& rows) {
   return page_tiles::overhead + static_cast<int>(ceil_div(rows.most_seen(), index_t{page_tiles::keys}));
 }
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// One block of rows of a sequence over tiles [first, last) of its keys.
 struct page_work {

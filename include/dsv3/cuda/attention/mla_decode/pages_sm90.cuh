@@ -10,8 +10,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Shared memory. What threads have in common lies here too: their registers are full.
 struct alignas(1024) page_room {

@@ -9,13 +9,11 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 inline constexpr int limited_tile = 32, limited_stretch = 128, limited_sums = 4;
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// A running sum of products. In a step, `step` exact products and the sum are cut towards zero to multiples
 /// of 2^(e - fraction_bits), where 2^e is the leading bit of the largest of them; the cut numbers are added
@@ -124,8 +122,7 @@ __global__ __launch_bounds__(256, 2) void limited_product_kernel(const scaled_pr
   }
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <grouped_by By, sum_runs Runs, class A, class C>
 void launch_limited_product(const char* name, cudaStream_t stream, const scaled_problem<A, C>& p) {

@@ -10,8 +10,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// The low two of four codes as bf16, bit for bit what they stand for. Shifted into a bf16's fields a code is
 /// its value but for the difference of the exponents' biases, a power of two; numbers below the smallest
@@ -177,8 +176,7 @@ __global__ __launch_bounds__(mma_threads, 1) void scaled_product_kernel(const sc
     store_sums<false>(totals, c, p.c_stride, m, n);
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <grouped_by By, sum_runs Runs, class A, class C>
 void launch_scaled_product(const char* name, cudaStream_t stream, const scaled_problem<A, C>& p) {

@@ -18,8 +18,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- configuration
-// -----------------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 /// Of c, what one block makes at a time, and how many stretches of 128 terms are on their way.
 template <int Rows, int Columns, int Stages>
@@ -43,8 +42,7 @@ struct scaled_stages {
   mbarrier full[T::stages], empty[T::stages];
 };
 
-// ---- selection
-// -----------------------------------------------------------------------------------------------------------
+// ---- selection --------------------------------------------------------------------------------------------
 
 /// The shape of least time: rounds of tiles times what a tile takes, in units of 128 x 128 sums that waits
 /// leave idle the less the taller the tile.
@@ -60,8 +58,7 @@ tile_choice scaled_tiles_for(index_t groups, index_t rows, index_t columns, int 
   return square < tall ? tile_choice::square : tile_choice::tall;
 }
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 #if DSV3_SM90A
 
@@ -350,8 +347,7 @@ __global__ __launch_bounds__(scaled_threads,
 #endif
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 /// What copy and matrix engine ask of a problem besides maps of its operands: output rows that take packs,
 /// and extents and strides of scales that an int holds.

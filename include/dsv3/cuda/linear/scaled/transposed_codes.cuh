@@ -8,8 +8,7 @@
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// to[g][j][i] = from[g][i][j] of the groups that have rows; rows of `to` lie `to_stride` apart, a multiple
 /// of 16, and end in zeros. A block turns 128 x 128 codes: it reads rows, and each thread gathers sixteen
@@ -59,8 +58,7 @@ __global__ __launch_bounds__(256) void transpose_codes_kernel(view<const Element
           uint4{turned[c][0], turned[c][1], turned[c][2], turned[c][3]};
 }
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 /// The codes of [matrices, rows, columns] as [matrices, columns, rows] whose rows a copy engine takes.
 template <class Element>
