@@ -67,7 +67,8 @@ class trainer_of final : public trainer {
   step_record step() override {
     const auto begin = std::chrono::steady_clock::now();
     const auto& done = state_.progress;
-    const auto values = settings_.schedule.at({.steps = done.step, .tokens = done.tokens});
+    const auto values =
+        settings_.schedule.at(dsv3::schedule_position{.steps = done.step, .tokens = done.tokens});
     options_.learning_rate = values.learning_rate;
     options_.bias_rate = values.bias_rate;
     options_.mtp_weight = values.mtp_weight;

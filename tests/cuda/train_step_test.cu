@@ -82,9 +82,19 @@ using cpu_run = wing_run<P, compact_layout, cpu_context<>>;
 template <class P, class Backend>
 using gpu_run = wing_run<P, default_layout, cuda_context<Backend>>;
 
+/// A stream of its own: the default one cannot be recorded.
+cudaStream_t gpu_stream() {
+  static const cudaStream_t only = [] {
+    cudaStream_t made = nullptr;
+    dsv3::cuda::require(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "a stream");
+    return made;
+  }();
+  return only;
+}
+
 template <class Backend>
 cuda_context<Backend> gpu_context() {
-  cuda_context<Backend> ctx{};
+  cuda_context<Backend> ctx{.stream = gpu_stream()};
   state_of<backend::cuda>(ctx.state).device = &gpu();
   return ctx;
 }
@@ -117,45 +127,44 @@ std::vector<std::byte> learned(const std::vector<std::span<std::byte>>& parts) {
   return bytes;
 }
 
-/// Allowed distance of a gradient from the CPU's in the same precision, and of a loss as a share of it.
-struct allowed {
-  double gradient, loss;
-};
 template <class P>
-constexpr allowed limits = std::is_same_v<P, fp64_reference> ? allowed{1e-10, 1e-12}
-                           : std::is_same_v<P, fp32>         ? allowed{1e-3, 1e-5}
-                           : std::is_same_v<P, bf16_mixed>   ? allowed{0.08, 5e-3}
-                                                             : allowed{0.35, 2e-2};
+std::vector<double> gradient_of(cpu_run<P>& run, std::size_t i) {
+  const auto g = run.state.parameters[i].g;
+  return {g.data(), g.data() + g.size()};
+}
 
-template <class P, class Backend>
-void compare(const model_config& config, const step_shape& shape) {
+/// In wide precisions the GPU's gradients are the CPU's up to the order of sums, `limit` of their norm. In
+/// narrow ones a rounding may send a token to another expert: there they are no further from those of
+/// `Reference` than twice the CPU's in the same precision.
+template <class P, class Reference, class Backend>
+void compare(const model_config& config, const step_shape& shape, double limit) {
   host_memory host;
   dsv3::cuda::device_memory device;
   dsv3::cuda::shared_memory shared;
+  constexpr bool same = std::is_same_v<P, Reference>;
   cpu_run<P> expected{host, host, cpu_context<>{.threads = 4}, config, shape};
+  cpu_run<Reference> exact{host, host, cpu_context<>{.threads = 4}, config, shape};
   gpu_run<P, Backend> found{device, shared, gpu_context<Backend>(), config, shape};
-  for (std::uint64_t seed = 1; seed <= 3; ++seed) {
-    CAPTURE(seed);
-    const step_report a = expected.step(seed), b = found.step(seed);
-    CHECK(b.updated);
-    CHECK(b.loss == doctest::Approx(a.loss).epsilon(limits<P>.loss));
-    CHECK(b.mtp == doctest::Approx(a.mtp).epsilon(limits<P>.loss));
-    CHECK(b.grad_norm == doctest::Approx(a.grad_norm).epsilon(limits<P>.gradient));
-    if (seed > 1) continue;  // afterwards the weights differ as well
-    for (std::size_t i = 0; i < expected.state.parameters.size(); ++i) {
-      const auto& row = expected.state.parameters[i];
-      CAPTURE(row.name);
-      const std::vector<double> g(row.g.data(), row.g.data() + row.g.size());
-      CHECK(distance(on_host(found.state.parameters[i].g), g) <= limits<P>.gradient);
-    }
-    const auto load = found.state.reported.load.flat(), expected_load = expected.state.reported.load.flat();
-    std::int64_t sum = 0, differing = 0;
-    for (index_t e = 0; e < load.size(); ++e)
-      sum += load(e), differing += std::abs(load(e) - expected_load(e));
-    CHECK(sum == config.routers() * config.top_k * shape.tokens());
-    CHECK(static_cast<double>(differing) <=
-          (std::is_same_v<P, fp64_reference> ? 0 : 0.05) * static_cast<double>(sum));
+  const step_report a = expected.step(1), b = found.step(1), c = exact.step(1);
+  CHECK(b.updated);
+  CHECK(b.loss == doctest::Approx(c.loss).epsilon(limit));
+  CHECK(b.mtp == doctest::Approx(c.mtp).epsilon(limit));
+  CHECK(b.grad_norm == doctest::Approx(a.grad_norm).epsilon(same ? limit : 0.1));
+  for (std::size_t i = 0; i < expected.state.parameters.size(); ++i) {
+    CAPTURE(expected.state.parameters[i].name);
+    const std::vector<double> g = on_host(found.state.parameters[i].g), reference = gradient_of(exact, i);
+    if constexpr (same)
+      CHECK(distance(g, reference) <= limit);
+    else
+      CHECK(distance(g, reference) <= 2 * distance(gradient_of(expected, i), reference) + 0.01);
   }
+  const auto load = found.state.reported.load.flat(), expected_load = expected.state.reported.load.flat();
+  std::int64_t sum = 0, differing = 0;
+  for (index_t e = 0; e < load.size(); ++e) sum += load(e), differing += std::abs(load(e) - expected_load(e));
+  CHECK(sum == config.routers() * config.top_k * shape.tokens());
+  CHECK(static_cast<double>(differing) <= (same ? 0 : 0.1) * static_cast<double>(sum));
+  for (std::uint64_t seed = 2; seed <= 4; ++seed)
+    CHECK(found.step(seed).loss == doctest::Approx(exact.step(seed).loss).epsilon(10 * limit));
 }
 
 template <class P, class Backend>
@@ -187,16 +196,20 @@ constexpr step_shape wide_steps{.micro_batches = 1, .rows = 3, .length = 130};
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("a step of a model of odd widths is the CPU's", P, fp64_reference, fp32, bf16_mixed) {
-  compare<P, backend::cuda>(support::small_config(), small_steps);
+TEST_CASE("a step of a model of odd widths is the CPU's") {
+  compare<fp64_reference, fp64_reference, backend::cuda>(support::small_config(), small_steps, 1e-10);
+  compare<fp32, fp32, backend::cuda>(support::small_config(), small_steps, 1e-3);
+  compare<bf16_mixed, fp32, backend::cuda>(support::small_config(), small_steps, 1e-2);
 }
-TEST_CASE_TEMPLATE("a step of a model of wide tiles is the CPU's", P, fp64_reference, bf16_mixed,
-                   fp8_tilewise) {
-  compare<P, backend::cuda>(wide_config(), wide_steps);
+TEST_CASE("a step of a model of wide tiles is the CPU's") {
+  compare<fp64_reference, fp64_reference, backend::cuda>(wide_config(), wide_steps, 1e-10);
+  compare<bf16_mixed, fp32, backend::cuda>(wide_config(), wide_steps, 1e-2);
+  compare<fp8_tilewise, fp32, backend::cuda>(wide_config(), wide_steps, 2e-2);
 }
-TEST_CASE_TEMPLATE("a step of a model of wide tiles is the CPU's on Hopper", P, bf16_mixed, fp8_tilewise) {
+TEST_CASE("a step of a model of wide tiles is the CPU's on Hopper") {
   if (!gpu().is_hopper()) return;
-  compare<P, backend::hopper>(wide_config(), wide_steps);
+  compare<bf16_mixed, fp32, backend::hopper>(wide_config(), wide_steps, 1e-2);
+  compare<fp8_tilewise, fp32, backend::hopper>(wide_config(), wide_steps, 2e-2);
 }
 TEST_CASE_TEMPLATE("steps leave the same bits every time, recorded or not", P, bf16_mixed, fp8_tilewise) {
   if (gpu().is_hopper())
