@@ -9,6 +9,10 @@ namespace {
 
 using namespace dsv3;
 
+/// A model of three billion parameters, which one GPU trains.
+constexpr support::model_sizes one_gpu = {
+    .name = "3b", .tokens = 16384, .hidden = 2048, .experts = 64, .top_k = 6, .groups = 8, .top_groups = 4};
+
 template <class P>
 struct tensors {
   router_config config;
@@ -99,10 +103,13 @@ BENCHMARK_TEMPLATE(forward, fp32, support::deepseek_v3, 4096)->Apply(support::on
 BENCHMARK_TEMPLATE(forward, bf16_mixed, support::deepseek_v3, 128)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(forward, bf16_mixed, support::deepseek_v3, 4096)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(forward, bf16_mixed, support::deepseek_v3, 16384)->Apply(support::on_gpu);
+BENCHMARK_TEMPLATE(forward, bf16_mixed, one_gpu, 16384)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(backward_data, bf16_mixed, support::deepseek_v3, 4096)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(backward_data, bf16_mixed, support::deepseek_v3, 16384)->Apply(support::on_gpu);
+BENCHMARK_TEMPLATE(backward_data, bf16_mixed, one_gpu, 16384)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(backward_weights, bf16_mixed, support::deepseek_v3, 4096)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(backward_weights, bf16_mixed, support::deepseek_v3, 16384)->Apply(support::on_gpu);
+BENCHMARK_TEMPLATE(backward_weights, bf16_mixed, one_gpu, 16384)->Apply(support::on_gpu);
 
 }  // namespace
 

@@ -206,7 +206,7 @@ index_t product_parts(const product_extents& e) {
   const bool large = detail::takes_large_tiles<Acc>(e);
   const index_t tiles = detail::product_tiles(e, large ? 128 : 64), wanted = large ? 264 : 792;
   return std::clamp<index_t>(wanted / std::max<index_t>(tiles, 1), 1,
-                             std::max<index_t>(e.depth / (large ? 512 : 256), 1));
+                             std::max<index_t>(e.depth / (large ? 512 : 128), 1));
 }
 
 template <class Acc, class A, contiguous AlongA, class B, contiguous AlongB, class Out>

@@ -163,7 +163,8 @@ struct implementation<op::router<P>, backend::cuda> {
   };
   template <class Ctx>
   static workspace scratch(const Ctx&, scratch_arena& arena, const forward_args& args) {
-    return {take_planes(arena, 3, args.centroids), nullptr, take_parts(arena, extents_of(args))};
+    return {take_planes(arena, 3, args.centroids), nullptr,
+            take_parts<forward_product>(arena, extents_of(args))};
   }
   template <class Ctx>
   static workspace scratch(const Ctx&, scratch_arena& arena, const backward_data_args& args) {
@@ -171,7 +172,8 @@ struct implementation<op::router<P>, backend::cuda> {
   }
   template <class Ctx>
   static workspace scratch(const Ctx&, scratch_arena& arena, const backward_weights_args& args) {
-    return {take_planes(arena, 2, args.dlogits), nullptr, take_parts(arena, extents_of(args))};
+    return {take_planes(arena, 2, args.dlogits), nullptr,
+            take_parts<weights_product>(arena, extents_of(args))};
   }
 
   template <class Ctx>
@@ -180,13 +182,13 @@ struct implementation<op::router<P>, backend::cuda> {
     const cuda::product_extents e = extents_of(args);
     const char* name = forward_args::name;
     const bool split = takes_planes(args.x);
-    const index_t parts = split ? cuda::split_product_parts(e) : cuda::product_parts<acc>(e);
+    const index_t parts = split ? forward_product::parts(e) : cuda::product_parts<acc>(e);
     const cuda::product_result<acc> z = result_of(work.parts, parts, e, args.scores);
     if constexpr (has_planes)
       if (split)
-        cuda::split_product<1, cuda::contiguous::depth, 3, cuda::contiguous::depth>(
-            name, ctx.stream, {args.x.data(), args.x.stride(0)},
-            cuda::split_planes<3>(name, ctx.stream, args.centroids, work.planes), e, parts, z);
+        forward_product::run(name, ctx.stream, {args.x.data(), args.x.stride(0)},
+                             cuda::split_planes<3>(name, ctx.stream, args.centroids, work.planes), e, parts,
+                             z);
     if (!split)
       cuda::exact_product<acc>(name, ctx.stream, along_depth(args.x), along_depth(args.centroids), e, parts,
                                z);
@@ -213,9 +215,8 @@ struct implementation<op::router<P>, backend::cuda> {
                  cuda::detail::backward_choice_kernel<acc>, args.config, args.dgates, args.scores, args.ids,
                  args.dscores, args.dlogits);
     if constexpr (has_planes)
-      cuda::split_product<2, cuda::contiguous::depth, 2, cuda::contiguous::rows>(
-          name, ctx.stream, cuda::split_planes<2>(name, ctx.stream, args.dlogits, work.planes),
-          cuda::split_planes<2>(name, ctx.stream, args.centroids, work.more_planes), e, 1, dx);
+      data_product::run(name, ctx.stream, cuda::split_planes<2>(name, ctx.stream, args.dlogits, work.planes),
+                        cuda::split_planes<2>(name, ctx.stream, args.centroids, work.more_planes), e, 1, dx);
     else
       cuda::exact_product<acc>(name, ctx.stream, along_depth<acc>(args.dlogits), along_rows(args.centroids),
                                e, 1, dx);
@@ -227,13 +228,13 @@ struct implementation<op::router<P>, backend::cuda> {
     const char* name = backward_weights_args::name;
     const cuda::product_extents e = extents_of(args);
     const bool split = takes_planes(args.x);
-    const index_t parts = split ? cuda::split_product_parts(e) : cuda::product_parts<acc>(e);
+    const index_t parts = split ? weights_product::parts(e) : cuda::product_parts<acc>(e);
     const auto multiply = [&](const auto& to) {
       if constexpr (has_planes)
         if (split)
-          return cuda::split_product<2, cuda::contiguous::rows, 1, cuda::contiguous::rows>(
-              name, ctx.stream, cuda::split_planes<2>(name, ctx.stream, args.dlogits, work.planes),
-              {args.x.data(), args.x.stride(0)}, e, parts, to);
+          return weights_product::run(name, ctx.stream,
+                                      cuda::split_planes<2>(name, ctx.stream, args.dlogits, work.planes),
+                                      {args.x.data(), args.x.stride(0)}, e, parts, to);
       cuda::exact_product<acc>(name, ctx.stream, along_rows(args.dlogits), along_rows(args.x), e, parts, to);
     };
     if (parts == 1) {
@@ -251,6 +252,11 @@ struct implementation<op::router<P>, backend::cuda> {
   // multiplied by, or rounded to, has 8 bits.
   static constexpr bool has_planes =
       std::is_same_v<activation<P>, bf16> && std::is_same_v<acc, float> && std::is_same_v<master<P>, float>;
+  using forward_product = cuda::split_product<1, cuda::contiguous::depth, 3, cuda::contiguous::depth,
+                                              cuda::detail::split_tile<128, 64>>;
+  using data_product = cuda::split_product<2, cuda::contiguous::depth, 2, cuda::contiguous::rows>;
+  using weights_product = cuda::split_product<2, cuda::contiguous::rows, 1, cuda::contiguous::rows,
+                                              cuda::detail::split_tile<64, 128>>;
   // Activations are planes themselves where their rows consist of 16-byte words; others are multiplied as
   // floats.
   static bool takes_planes(const view<const activation<P>, 2>& x) {
@@ -262,9 +268,9 @@ struct implementation<op::router<P>, backend::cuda> {
     return has_planes ? arena.take<bf16>(cuda::plane_elements(planes, x.extent(0), x.extent(1))) : nullptr;
   }
   // By the extents alone, enough for either product.
+  template <class Split>
   static acc* take_parts(scratch_arena& arena, const cuda::product_extents& e) {
-    const index_t parts =
-        std::max(cuda::product_parts<acc>(e), has_planes ? cuda::split_product_parts(e) : index_t{1});
+    const index_t parts = std::max(cuda::product_parts<acc>(e), has_planes ? Split::parts(e) : index_t{1});
     return parts == 1 ? nullptr : arena.take<acc>(parts * e.m * e.n);
   }
 

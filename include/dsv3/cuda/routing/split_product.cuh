@@ -24,12 +24,16 @@ namespace detail {
 
 // ---- configuration ----------------------------------------------------------------------------------------
 
-/// Two rows of four warps, each with 64 x 32 results. A stage is 32 deep, so that three of four planes fit
-/// the shared memory of any GPU. Of an operand's plane it holds 8 KiB in swizzled lines of 128 bytes: where
-/// the depth is contiguous, two rows a line; else two panels of 32 lines along the depth, 64 rows wide.
+/// Results of a block, Rows x Columns, by eight warps that have 32 columns each. A stage is 32 deep, so that
+/// three of four planes fit the shared memory of any GPU. Of an operand's plane it holds swizzled lines of
+/// 128 bytes: where the depth is contiguous, two rows a line; else panels of 32 lines along the depth, 64
+/// rows wide.
+template <int Rows, int Columns>
 struct split_tile {
-  static constexpr int extent = 128, depth = 32, threads = 256, stages = 3;
-  static constexpr int plane_bytes = extent * depth * 2, panel_bytes = plane_bytes / 2;
+  static constexpr int rows = Rows, columns = Columns, depth = 32, threads = 256, stages = 3;
+  static constexpr int warps_across = Columns / 32, warp_rows = Rows * warps_across / 8;
+  static constexpr int blocks_per_processor = warp_rows > 32 ? 1 : 2;
+  static constexpr int row_bytes = depth * 2, panel_bytes = 64 * row_bytes;
   // The matrix units cut off what falls below their sums' last bits: after so many stages those sums are
   // added to sums that round.
   static constexpr int stages_per_sum = 4;
@@ -62,23 +66,22 @@ __global__ void split_planes_kernel(const T* x, index_t stride, index_t rows, in
 
 /// Begins copying one stage of one plane of a factor: `rows` of it from first_row, depth first .. end; zeros
 /// elsewhere. All three limits are multiples of 8 along what is contiguous.
-template <contiguous Along>
+template <class Tile, int Extent, contiguous Along>
 __device__ __forceinline__ void copy_plane(std::uint32_t to, const bf16* from, index_t stride,
                                            index_t first_row, index_t rows, index_t first, index_t end) {
-  using tile = split_tile;
 #pragma unroll
-  for (int i = 0; i < tile::plane_bytes / 16 / tile::threads; ++i) {
-    const int chunk = i * tile::threads + static_cast<int>(threadIdx.x);
+  for (int i = 0; i < Extent * Tile::row_bytes / 16 / Tile::threads; ++i) {
+    const int chunk = i * Tile::threads + static_cast<int>(threadIdx.x);
     if constexpr (Along == contiguous::depth) {
       const int row = chunk / 4, column = chunk % 4;
       const bool wanted = first_row + row < rows && first + column * 8 < end;
       copy_async(to + swizzle_128(row / 2, row % 2 * 64 + column * 16),
                  wanted ? from + (first_row + row) * stride + first + column * 8 : from, wanted);
     } else {
-      const int k = chunk / 16, panel = chunk / 8 % 2, column = chunk % 8;
+      const int k = chunk / (Extent / 8), panel = chunk % (Extent / 8) / 8, column = chunk % 8;
       const index_t row = first_row + panel * 64 + column * 8;
       const bool wanted = row < rows && first + k < end;
-      copy_async(to + panel * tile::panel_bytes + swizzle_128(k, column * 16),
+      copy_async(to + panel * Tile::panel_bytes + swizzle_128(k, column * 16),
                  wanted ? from + (first + k) * stride + row : from, wanted);
     }
   }
@@ -87,7 +90,7 @@ __device__ __forceinline__ void copy_plane(std::uint32_t to, const bf16* from, i
 /// A 16 x 16 block of a plane in shared memory: rows from `row`, depth from `depth`, both multiples of 16.
 /// Along the depth its quarters come as an A, or as parts 0 and 2, 1 and 3 of two B. Along the rows they come
 /// as parts 0, 2, 1, 3 of an A, or as parts 0 and 1, 2 and 3 of two B.
-template <contiguous Along>
+template <class Tile, contiguous Along>
 __device__ __forceinline__ void load_block(std::uint32_t (&part)[4], std::uint32_t plane, int row,
                                            int depth) {
   const int lane = threadIdx.x % 32;
@@ -95,70 +98,73 @@ __device__ __forceinline__ void load_block(std::uint32_t (&part)[4], std::uint32
     const int line = row + tile_row(lane);
     load_matrices(part, plane + swizzle_128(line / 2, line % 2 * 64 + (depth + tile_column(lane)) * 2));
   } else {
-    load_transposed(part, plane + row / 64 * split_tile::panel_bytes +
+    load_transposed(part, plane + row / 64 * Tile::panel_bytes +
                               swizzle_128(depth + tile_row(lane), (row % 64 + tile_column(lane)) * 2));
   }
 }
 
 /// result[i, j] = Σ_d a[i, d] · b[j, d]. Products of planes whose bits lie below the last plane's are left
 /// out. blockIdx.y is the part of the depth.
-template <int PlanesA, contiguous AlongA, int PlanesB, contiguous AlongB, class Out>
-__global__ void __launch_bounds__(split_tile::threads)
+template <class Tile, int PlanesA, contiguous AlongA, int PlanesB, contiguous AlongB, class Out>
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_processor)
     split_product_kernel(product_planes a, product_planes b, product_extents e, index_t part_depth,
                          product_result<Out> out) {
-  using tile = split_tile;
-  constexpr int stage_bytes = (PlanesA + PlanesB) * tile::plane_bytes;
+  constexpr int a_bytes = Tile::rows * Tile::row_bytes, b_bytes = Tile::columns * Tile::row_bytes;
+  constexpr int stage_bytes = PlanesA * a_bytes + PlanesB * b_bytes, blocks = Tile::warp_rows / 16;
   constexpr int order = PlanesA > PlanesB ? PlanesA : PlanesB;
-  const index_t tiles_across = ceil_div(e.n, tile::extent);
-  const index_t first_m = blockIdx.x / tiles_across * tile::extent;
-  const index_t first_n = blockIdx.x % tiles_across * tile::extent;
+  const index_t tiles_across = ceil_div(e.n, Tile::columns);
+  const index_t first_m = blockIdx.x / tiles_across * Tile::rows;
+  const index_t first_n = blockIdx.x % tiles_across * Tile::columns;
   const index_t begin = blockIdx.y * part_depth, end = min(begin + part_depth, e.depth);
-  const auto steps = static_cast<int>(end > begin ? ceil_div(end - begin, tile::depth) : 0);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / 4 * 64, column = warp % 4 * 32;
+  const auto steps = static_cast<int>(end > begin ? ceil_div(end - begin, Tile::depth) : 0);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row = warp / Tile::warps_across * Tile::warp_rows, column = warp % Tile::warps_across * 32;
   const std::uint32_t memory = shared_address(dynamic_shared());
   const index_t rows_a = AlongA == contiguous::depth ? e.m : round_up(e.m, 8);
   const index_t rows_b = AlongB == contiguous::depth ? e.n : round_up(e.n, 8);
 
   const auto copy = [&](int step) {
     if (step < steps) {
-      const std::uint32_t to = memory + step % tile::stages * stage_bytes;
-      const index_t first = begin + static_cast<index_t>(step) * tile::depth;
+      const std::uint32_t to = memory + step % Tile::stages * stage_bytes;
+      const index_t first = begin + static_cast<index_t>(step) * Tile::depth;
 #pragma unroll
       for (int p = 0; p < PlanesA; ++p)
-        copy_plane<AlongA>(to + p * tile::plane_bytes, a.data + p * a.plane_stride, a.stride, first_m, rows_a,
-                           first, end);
+        copy_plane<Tile, Tile::rows, AlongA>(to + p * a_bytes, a.data + p * a.plane_stride, a.stride, first_m,
+                                             rows_a, first, end);
 #pragma unroll
       for (int p = 0; p < PlanesB; ++p)
-        copy_plane<AlongB>(to + (PlanesA + p) * tile::plane_bytes, b.data + p * b.plane_stride, b.stride,
-                           first_n, rows_b, first, end);
+        copy_plane<Tile, Tile::columns, AlongB>(to + PlanesA * a_bytes + p * b_bytes,
+                                                b.data + p * b.plane_stride, b.stride, first_n, rows_b, first,
+                                                end);
     }
     commit_copies();
   };
 
-  float total[4][4][4] = {}, sums[4][4][4] = {};  // 16-row blocks, 8-column blocks, as mma lays them out
+  // 16-row blocks, 8-column blocks, as mma lays them out
+  float total[blocks][4][4] = {}, sums[blocks][4][4] = {};
   const auto promote = [&] {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < blocks; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j)
 #pragma unroll
         for (int v = 0; v < 4; ++v) total[i][j][v] += sums[i][j][v], sums[i][j][v] = 0;
   };
 #pragma unroll
-  for (int step = 0; step < tile::stages - 1; ++step) copy(step);
+  for (int step = 0; step < Tile::stages - 1; ++step) copy(step);
   for (int step = 0; step < steps; ++step) {
-    wait_copies<tile::stages - 2>();
+    wait_copies<Tile::stages - 2>();
     __syncthreads();  // this stage has arrived for everyone, and everyone is done with the one before
-    copy(step + tile::stages - 1);
-    const std::uint32_t from = memory + step % tile::stages * stage_bytes;
+    copy(step + Tile::stages - 1);
+    const std::uint32_t from = memory + step % Tile::stages * stage_bytes;
 #pragma unroll
-    for (int k = 0; k < tile::depth; k += 16) {
-      std::uint32_t a_part[PlanesA][4][4];
+    for (int k = 0; k < Tile::depth; k += 16) {
+      std::uint32_t a_part[PlanesA][blocks][4];
 #pragma unroll
       for (int p = 0; p < PlanesA; ++p)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          load_block<AlongA>(a_part[p][i], from + p * tile::plane_bytes, row + 16 * i, k);
+        for (int i = 0; i < blocks; ++i) {
+          load_block<Tile, AlongA>(a_part[p][i], from + p * a_bytes, row + 16 * i, k);
           if constexpr (AlongA == contiguous::rows) {
             const std::uint32_t second = a_part[p][i][1];
             a_part[p][i][1] = a_part[p][i][2], a_part[p][i][2] = second;
@@ -170,24 +176,24 @@ __global__ void __launch_bounds__(split_tile::threads)
         for (int j = 0; j < 4; j += 2) {
           constexpr int next = AlongB == contiguous::depth ? 2 : 1, other = 3 - next;
           std::uint32_t b_part[4];
-          load_block<AlongB>(b_part, from + (PlanesA + q) * tile::plane_bytes, column + 8 * j, k);
+          load_block<Tile, AlongB>(b_part, from + PlanesA * a_bytes + q * b_bytes, column + 8 * j, k);
 #pragma unroll
           for (int p = 0; p < PlanesA; ++p)
             if (p + q < order)
 #pragma unroll
-              for (int i = 0; i < 4; ++i) {
+              for (int i = 0; i < blocks; ++i) {
                 mma(sums[i][j], a_part[p][i], b_part[0], b_part[next]);
                 mma(sums[i][j + 1], a_part[p][i], b_part[other], b_part[3]);
               }
         }
     }
-    if (step % tile::stages_per_sum == tile::stages_per_sum - 1) promote();
+    if (step % Tile::stages_per_sum == Tile::stages_per_sum - 1) promote();
   }
   promote();
   wait_copies<0>();
 
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < blocks; ++i)
 #pragma unroll
     for (int v = 0; v < 4; ++v) {
       const index_t m = first_m + row + 16 * i + fragment_row(lane) + v / 2 * 8;
@@ -205,12 +211,6 @@ __global__ void __launch_bounds__(split_tile::threads)
 
 // ---- launch -----------------------------------------------------------------------------------------------
 
-/// Into how many parts to cut the depth, so that a large GPU is filled; depends on nothing but the extents.
-inline index_t split_product_parts(const product_extents& e) {
-  const index_t tiles = detail::product_tiles(e, detail::split_tile::extent);
-  return std::clamp<index_t>(132 / std::max<index_t>(tiles, 1), 1, std::max<index_t>(e.depth / 256, 1));
-}
-
 /// Elements of so many planes of a matrix.
 inline index_t plane_elements(index_t planes, index_t rows, index_t columns) {
   return planes * rows * round_up(columns, 8);
@@ -226,17 +226,46 @@ product_planes split_planes(const char* name, cudaStream_t stream, const view<co
   return {memory, padded, x.extent(0) * padded};
 }
 
-template <int PlanesA, contiguous AlongA, int PlanesB, contiguous AlongB, class Out>
-void split_product(const char* name, cudaStream_t stream, const product_planes& a, const product_planes& b,
-                   const product_extents& e, index_t parts, const product_result<Out>& out) {
-  using tile = detail::split_tile;
-  launch(
-      name, stream,
-      {.grid = {static_cast<unsigned>(detail::product_tiles(e, tile::extent)), static_cast<unsigned>(parts)},
-       .block = tile::threads,
-       .shared_bytes = std::size_t{tile::stages} * (PlanesA + PlanesB) * tile::plane_bytes},
-      detail::split_product_kernel<PlanesA, AlongA, PlanesB, AlongB, Out>, a, b, e,
-      round_up(ceil_div(e.depth, parts), tile::depth), out);
-}
+/// A product of planes. SmallTile is for results no wider, or no higher, than that.
+template <int PlanesA, contiguous AlongA, int PlanesB, contiguous AlongB,
+          class SmallTile = detail::split_tile<128, 128>>
+struct split_product {
+  /// Into how many parts to cut the depth, so that a large GPU is filled; depends on nothing but the extents.
+  static index_t parts(const product_extents& e) {
+    const auto parts_of = [&]<class Tile>(Tile) {
+      const index_t wanted = 132 * Tile::blocks_per_processor;
+      return std::clamp<index_t>(wanted / std::max<index_t>(tiles<Tile>(e), 1), 1,
+                                 std::max<index_t>(e.depth / 128, 1));
+    };
+    return takes_small(e) ? parts_of(SmallTile{}) : parts_of(large_tile{});
+  }
+
+  template <class Out>
+  static void run(const char* name, cudaStream_t stream, const product_planes& a, const product_planes& b,
+                  const product_extents& e, index_t parts, const product_result<Out>& out) {
+    const auto start = [&]<class Tile>(Tile) {
+      launch(name, stream,
+             {.grid = {static_cast<unsigned>(tiles<Tile>(e)), static_cast<unsigned>(parts)},
+              .block = Tile::threads,
+              .shared_bytes = std::size_t{Tile::stages} * Tile::row_bytes *
+                              (PlanesA * Tile::rows + PlanesB * Tile::columns)},
+             detail::split_product_kernel<Tile, PlanesA, AlongA, PlanesB, AlongB, Out>, a, b, e,
+             round_up(ceil_div(e.depth, parts), Tile::depth), out);
+    };
+    takes_small(e) ? start(SmallTile{}) : start(large_tile{});
+  }
+
+ private:
+  using large_tile = detail::split_tile<128, 128>;
+
+  static bool takes_small(const product_extents& e) {
+    return (SmallTile::rows < large_tile::rows && e.m <= SmallTile::rows) ||
+           (SmallTile::columns < large_tile::columns && e.n <= SmallTile::columns);
+  }
+  template <class Tile>
+  static index_t tiles(const product_extents& e) {
+    return ceil_div(e.m, Tile::rows) * ceil_div(e.n, Tile::columns);
+  }
+};
 
 }  // namespace dsv3::inline DSV3_ABI::cuda
