@@ -10,8 +10,11 @@ namespace {
 using namespace dsv3;
 
 /// A model of three billion parameters, which one GPU trains.
-constexpr support::model_sizes one_gpu = {
-    .name = "3b", .tokens = 16384, .hidden = 2048, .experts = 64, .top_k = 6, .groups = 8, .top_groups = 4};
+constexpr support::model_sizes one_gpu = [] {
+  support::model_sizes m = support::deepseek_v3;
+  m.hidden = 2048, m.experts = 64, m.top_k = 6;
+  return m;
+}();
 
 template <class P>
 struct tensors {
