@@ -8,7 +8,8 @@
 namespace dsv3::inline DSV3_ABI {
 
 /// What adds up the products of 8-bit numbers.
-/// fp32         floats
+/// fp32         floats; where Hopper's own matrix unit multiplies, it adds up the 128 products of a tile, and
+///              floats add up tiles
 /// hopper_fp22  a model of Hopper's matrix unit: in every step of 32 products, these and the running sum are
 ///              cut to 13 bits below the leading bit of the largest of them, and so is what they add up to
 ///              (report, section 3.5.2; the hardware is undocumented)

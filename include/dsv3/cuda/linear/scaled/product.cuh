@@ -61,12 +61,12 @@ struct code_tile {
 
   /// As bf16, in two halves along the sum, laid out as load_fragment reads them.
   template <class Element, bool Turned>
-  __device__ void widen(char* shared) const {
+  __device__ void widen(std::byte* shared) const {
 #pragma unroll
     for (int i = 0; i < passes; ++i) {
       const int half = Turned ? row(i) / 64 : column() / 64, across = column() % 64 * 2;
       const int line = Turned ? column() / 64 * 64 + row(i) % 64 : row(i);
-      char* to = shared + half * mma_operand_bytes;
+      std::byte* to = shared + half * mma_operand_bytes;
       const std::uint32_t words[] = {codes[i].x, codes[i].y, codes[i].z, codes[i].w};
 #pragma unroll
       for (int part = 0; part < 2; ++part)
@@ -89,7 +89,7 @@ inline constexpr int scaled_shared_bytes = 4 * mma_operand_bytes;
 /// A block makes 128 x 128 of c; the next codes are on their way while the present ones are multiplied.
 template <class A, class C, grouped_by By, sum_runs Runs>
 __global__ __launch_bounds__(mma_threads, 1) void scaled_product_kernel(const scaled_problem<A, C> all) {
-  extern __shared__ __align__(1024) char scaled_shared[];
+  std::byte* shared = dynamic_shared();
   constexpr bool turned = Runs == sum_runs::across;
   index_t group = blockIdx.z, row = static_cast<index_t>(blockIdx.x) * mma_tile;
   if (By == grouped_by::rows && !all.groups.all()) {
@@ -118,12 +118,12 @@ __global__ __launch_bounds__(mma_threads, 1) void scaled_product_kernel(const sc
   };
   mma_sums totals = {};
   if (p.k > 0) load(0);
-  const std::uint32_t tile = shared_address(scaled_shared);
+  const std::uint32_t tile = shared_address(shared);
   const unsigned warp = threadIdx.x / 32, warp_row = warp / 4 * 64, warp_column = warp % 4 * 32;
   for (index_t k = 0; k < p.k; k += 128) {
     __syncthreads();  // everybody has read the codes before these
-    left.template widen<A, false>(scaled_shared);
-    right.template widen<fp8_e4m3, turned>(scaled_shared + 2 * mma_operand_bytes);
+    left.template widen<A, false>(shared);
+    right.template widen<fp8_e4m3, turned>(shared + 2 * mma_operand_bytes);
     __syncthreads();
     if (k + 128 < p.k) load(k + 128);
 

@@ -286,9 +286,7 @@ __global__ __launch_bounds__(scaled_threads,
                                                           const __grid_constant__ CUtensorMap a_map,
                                                           const __grid_constant__ CUtensorMap b_map) {
 #if DSV3_SM90A
-  extern __shared__ __align__(1024) char scaled_hopper_shared[];
-  using stages = scaled_stages<T, By>;
-  stages& shared = *reinterpret_cast<stages*>(scaled_hopper_shared);
+  auto& shared = *reinterpret_cast<scaled_stages<T, By>*>(dynamic_shared());
   if (threadIdx.x == 0) {
     prefetch_map(a_map), prefetch_map(b_map);
     for (int i = 0; i < T::stages; ++i) {
