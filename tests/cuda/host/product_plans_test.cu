@@ -26,11 +26,10 @@ struct layer {
 
 void forward(cuda_context<>& ctx, const op::gemm<bf16_mixed>::forward_args& args) {
   const auto work = [&](auto& any) { op::gemm<bf16_mixed>::forward(any, args); };
-  cuda::device_memory memory;
+  static cuda::device_memory memory;  // outlives what is cut from it, also where the work raises
   ctx.scratch = scratch_arena{memory, measure(ctx, work)};
   work(ctx);
   synchronize(ctx);
-  ctx.scratch = {};  // before the memory that it came from
 }
 
 }  // namespace

@@ -43,9 +43,8 @@ struct alignas(8) mbarrier {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(this))
                  : "memory");
   }
-  /// Arrives at the same barrier of block `rank` of the cluster: says that this thread reads no more of what
-  /// lies there. It publishes nothing that the thread wrote; a release to the cluster would cost a fence of
-  /// all memory.
+  /// Arrives at the same barrier of block `rank` of the cluster. Orders what this thread did with its own
+  /// block's shared memory and no more: ordering for the cluster would wait for all its writes each time.
   __device__ __forceinline__ void arrive_at(unsigned rank) {
     asm volatile(
         "{ .reg .b32 remote;\n"
@@ -69,18 +68,6 @@ struct alignas(8) mbarrier {
   __device__ __forceinline__ void wait(unsigned parity) {
     while (!passed(parity)) {
     }
-  }
-  /// The same where arrivals come from other blocks of the cluster.
-  __device__ __forceinline__ void wait_cluster(unsigned parity) {
-    unsigned answer = 0;
-    while (answer == 0)
-      asm volatile(
-          "{ .reg .pred p;\n"
-          "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-          "selp.u32 %0, 1, 0, p; }"
-          : "=r"(answer)
-          : "r"(shared_address(this)), "r"(parity)
-          : "memory");
   }
 #endif
 };

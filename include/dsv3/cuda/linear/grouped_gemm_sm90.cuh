@@ -124,7 +124,7 @@ __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, gr
     for (int k = 0; k < depth; k += wide_k, to.advance()) {
       unsigned char *a = room.operands[to.stage], *b = a + wide_a_bytes;
       mbarrier& full = room.full[to.stage];
-      room.empty[to.stage].wait_cluster(to.parity ^ 1);
+      room.empty[to.stage].wait(to.parity ^ 1);
       full.arrive_and_expect(wide_a_bytes + wide_b_bytes);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
