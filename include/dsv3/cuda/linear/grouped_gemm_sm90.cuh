@@ -149,15 +149,18 @@ __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, gr
   }
 }
 
-/// Zeros the rows from `live` on of all panels of a stage: what lies there belongs to others, or to nobody.
-/// By both warpgroups.
-__device__ __forceinline__ void clear_rows(unsigned char* panels, int live, int thread) {
+/// Zeros the rows from `live` on of the panels of a stage that a warpgroup multiplies, its own of a and all
+/// of b: what lies there belongs to others, or to nobody. The other warpgroup may read b already, and finds
+/// the zeros that it wrote itself.
+__device__ __forceinline__ void clear_rows(unsigned char* panels, int side, int live) {
   const int chunks = (wide_k - live) * 8;
-  for (int at = thread; at < 6 * chunks; at += 256)
-    *reinterpret_cast<uint4*>(panels + at / chunks * panel_bytes + live * 128 + at % chunks * 16) =
+  for (int at = static_cast<int>(threadIdx.x) % 128; at < 5 * chunks; at += 128) {
+    const int panel = at < chunks ? side : 1 + at / chunks;
+    *reinterpret_cast<uint4*>(panels + panel * panel_bytes + live * 128 + at % chunks * 16) =
         uint4{0, 0, 0, 0};
+  }
   publish_shared();
-  named_sync(3, 256);
+  named_sync(static_cast<unsigned>(1 + side), 128);
 }
 
 /// 64 x 256 sums of a warpgroup, rounded, to the first `rows` rows and to columns below n. Whole boxes go by
@@ -232,8 +235,9 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
                                                const CUtensorMap& d_map) {
   const int blocks = static_cast<int>(cluster_blocks()), rank = static_cast<int>(cluster_rank());
   const int across = p.column_tiles / blocks, clusters = static_cast<int>(gridDim.x) / blocks;
-  const int thread = static_cast<int>(threadIdx.x) - 128, lane = thread % 32;
-  const int side = __shfl_sync(all_lanes, thread / 128, 0);  // which warpgroup, and which half of the rows
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int side = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / 128 - 1,
+                               0);  // which warpgroup, and which half of the rows
   constexpr unsigned a_step = a_major<Kind> == major::k ? 32 : 2048;
   constexpr unsigned b_step = b_major<Kind> == major::k ? 32 : 2048;
   float sums[wide_n / 2];
@@ -250,7 +254,7 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
       unsigned char* panels = room.operands[from.stage];
       room.full[from.stage].wait(from.parity);
       if constexpr (Kind == grouped_kind::weights)
-        if (depth - k < wide_k) clear_rows(panels, depth - k, thread);
+        if (depth - k < wide_k) clear_rows(panels, side, depth - k);
       const std::uint64_t a = operand_at<a_major<Kind>>(shared_address(panels + side * panel_bytes));
       const std::uint64_t b = operand_at<b_major<Kind>>(shared_address(panels + wide_a_bytes), panel_bytes);
       fence_sums();
