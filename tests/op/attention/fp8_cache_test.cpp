@@ -24,8 +24,10 @@ using fp8 = cache_row::fp8;
 
 struct size_case {
   index_t rank, rope;
+  bool aligned = false;  // all rows begin at multiples of 16 bytes
 };
-constexpr size_case sizes[] = {{1, 2}, {11, 5}, {128, 64}, {130, 6}, {300, 32}, {512, 64}};
+constexpr size_case sizes[] = {{1, 2},    {11, 5},   {128, 64},       {130, 6},
+                               {300, 32}, {512, 64}, {256, 64, true}, {144, 16, true}};
 
 /// Two sequences of 150 and 70 rows, all appended, in pages that lie backwards; the last queries of each.
 template <class P, class Row>
@@ -47,12 +49,12 @@ struct problem {
       : size(s),
         page_rows(rows_of_page),
         table_pages(ceil_div(150, page_rows)),
-        pages(3, 2 * table_pages + 1, page_rows, Row::width(s.rank, s.rope)),
+        pages(s.aligned ? row_gap() : 3, 2 * table_pages + 1, page_rows, Row::width(s.rank, s.rope)),
         table(1, 2, table_pages),
-        c(3, tokens, s.rank),
-        k_rope(1, tokens, s.rope),
-        q_latent(2, queries, heads, s.rank),
-        q_rope(1, queries, heads, s.rope),
+        c(s.aligned ? 16 : 3, tokens, s.rank),
+        k_rope(s.aligned ? 16 : 1, tokens, s.rope),
+        q_latent(s.aligned ? 16 : 2, queries, heads, s.rank),
+        q_rope(s.aligned ? 16 : 1, queries, heads, s.rope),
         z(1, queries, heads, s.rank) {
     c.normal(1), k_rope.normal(2), q_latent.normal(3), q_rope.normal(4);
     table.fill([&](index_t i) { return 2 * table_pages - i; });
@@ -62,6 +64,8 @@ struct problem {
     query_offsets.fill([](index_t b) { return b == 0 ? 0 : b == 1 ? 3 : 4; });
   }
 
+  // Elements that bring a row's to a multiple of 16.
+  index_t row_gap() const { return 16 - Row::width(size.rank, size.rope) % 16; }
   paged_view<typename cached::element> cache() { return {pages, table, lengths}; }
   packed_sequences all() { return {offsets, positions, 150}; }
   packed_sequences asked() { return {query_offsets, positions.get().slice(0, 0, queries), 3}; }

@@ -228,44 +228,50 @@ TEST_CASE("absorbed equals expanded") {
 }
 
 TEST_CASE_TEMPLATE("pages do not matter, to the bit", P, fp64_reference, fp32, bf16_mixed) {
-  decode_size size{{1, 3, 0, 8}, {700, 64, 9, 257}, 3, 37, 11};
-  size.page_rows = 700;
-  problem<P> contiguous(size, 0);
-  contiguous.run();
-  for (const int page_rows : {1, 7, 63, 64, 65, 128, 256, 1000})
-    for (const int shuffle : {1, 5, 9}) {
-      CAPTURE(page_rows);
-      CAPTURE(shuffle);
-      size.page_rows = page_rows;
-      problem<P> paged(size, shuffle);
-      paged.run(2);
-      CHECK(paged.z.same_bits(contiguous.z));
-      CHECK(paged.lse.same_bits(contiguous.lse));
-      CHECK(paged.intact());
-    }
+  for (decode_size size : {decode_size{{1, 3, 0, 8}, {700, 64, 9, 257}, 3, 37, 11},
+                           decode_size{{1, 3, 0, 8}, {700, 64, 9, 257}, 3, 48, 16, 64, true}}) {
+    size.page_rows = 700;
+    problem<P> contiguous(size, 0);
+    contiguous.run();
+    for (const int page_rows : {1, 7, 63, 64, 65, 128, 256, 1000})
+      for (const int shuffle : {1, 5, 9}) {
+        CAPTURE(page_rows);
+        CAPTURE(shuffle);
+        size.page_rows = page_rows;
+        problem<P> paged(size, shuffle);
+        paged.run(2);
+        CHECK(paged.z.same_bits(contiguous.z));
+        CHECK(paged.lse.same_bits(contiguous.lse));
+        CHECK(paged.intact());
+      }
+  }
 }
 
 TEST_CASE_TEMPLATE("a query has the same bits whoever is with it", P, fp64_reference, fp32, bf16_mixed) {
   // Alone, one query at a time, on a cache that ends with it: what decoding without drafts does.
-  problem<P> together({{8, 1, 0, 3, 2, 17}, {513, 1030, 5, 66, 4100, 40}, 9, 33, 7});
-  together.run(3);
-  for (index_t b = 0; b < together.sequences; ++b)
-    for (index_t i = 0; i < together.offsets.get()(b + 1) - together.offsets.get()(b); ++i) {
-      CAPTURE(b);
-      CAPTURE(i);
-      const index_t t = together.offsets.get()(b) + i;
-      problem<P> alone({{1}, {static_cast<int>(together.positions.get()(t)) + 1}, 9, 33, 7});
-      for (index_t j = 0; j < alone.lengths.get()(0); ++j)
-        alone.fill_row(0, j, static_cast<std::uint64_t>(b));
-      copy_query(alone, 0, together, t);
-      alone.run(1);
-      CHECK(same_token(alone, 0, together, t));
-    }
+  for (const bool aligned : {false, true}) {
+    const int heads = 9, rank = aligned ? 48 : 33, rope = aligned ? 16 : 7;
+    problem<P> together({{8, 1, 0, 3, 2, 17}, {513, 1030, 5, 66, 4100, 40}, heads, rank, rope, 64, aligned});
+    together.run(3);
+    for (index_t b = 0; b < together.sequences; ++b)
+      for (index_t i = 0; i < together.offsets.get()(b + 1) - together.offsets.get()(b); ++i) {
+        CAPTURE(b);
+        CAPTURE(i);
+        const index_t t = together.offsets.get()(b) + i;
+        const int length = static_cast<int>(together.positions.get()(t)) + 1;
+        problem<P> alone({{1}, {length}, heads, rank, rope, 64, aligned});
+        for (index_t j = 0; j < length; ++j) alone.fill_row(0, j, static_cast<std::uint64_t>(b));
+        copy_query(alone, 0, together, t);
+        alone.run(1);
+        CHECK(same_token(alone, 0, together, t));
+      }
+  }
 }
 
 TEST_CASE_TEMPLATE("the same bits for any number of threads", P, fp64_reference, fp32, bf16_mixed) {
   for (const decode_size& c :
-       {decode_size{{1}, {2048}, 8, 32, 8}, decode_size{{30, 1, 2}, {90, 600, 5}, 9, 17, 3}}) {
+       {decode_size{{1}, {2048}, 8, 32, 8}, decode_size{{30, 1, 2}, {90, 600, 5}, 9, 17, 3},
+        decode_size{{30, 1, 2}, {90, 600, 5}, 9, 512, 64, 64, true}}) {
     problem<P> one(c);
     one.run(1);
     for (const int threads : {1, 2, 3, 7}) {
