@@ -13,15 +13,15 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-/// Rows of 512 + 64 in pages of whole tiles of keys, everything aligned to 16 bytes; all else is the
-/// functional body's.
+/// Rows of 512 + 64 in pages of whole tiles of keys, everything aligned to 16 bytes, and a scale above zero;
+/// all else is the functional body's.
 template <class Args>
 bool takes_pages(const Args& args) {
   const auto aligned = [](const auto& rows) {
     return takes_packs<8>(rows.data(), rows.stride(0)) && rows.stride(1) % 8 == 0;
   };
   return args.q_latent.extent(2) == page_tiles::rank && args.q_rope.extent(2) == page_tiles::rope &&
-         !args.q_latent.empty() && args.cache.page_rows() % page_tiles::keys == 0 &&
+         !args.q_latent.empty() && args.scale > 0 && args.cache.page_rows() % page_tiles::keys == 0 &&
          takes_tensor_map(args.cache.pages) && aligned(args.q_latent) && aligned(args.q_rope) &&
          aligned(args.z);
 }

@@ -37,6 +37,7 @@ struct page_state {
   std::uint32_t weights[4][4];
 
   __device__ void rescale(float upper, float lower) {
+    if (!__any_sync(all_lanes, upper != 1 || lower != 1)) return;  // the highest scores come early
 #pragma unroll
     for (int i = 0; i < 128; ++i) sums[i] *= i / 2 % 2 == 0 ? upper : lower;
   }
@@ -128,15 +129,21 @@ __device__ __forceinline__ void load_panels(page_room& room, const CUtensorMap& 
 __device__ __forceinline__ int page_of(const page_room& room, int tile) {
   return room.part.work.table[tile / room.part.work.page_tiles_each];
 }
+/// Brings a tile that is loaded in the next round near. By one thread.
+__device__ __forceinline__ void prefetch_tile(const view<const bf16, 3>& pages, const page_room& room,
+                                              int tile, int page) {
+  if (page >= pages.extent(0)) return;
+  const int row = tile % room.part.work.page_tiles_each * page_tiles::keys;
+  const index_t elements = (page_tiles::keys - 1) * pages.stride(1) + page_tiles::rank + page_tiles::rope;
+  prefetch_bytes(&pages(page, row, 0), static_cast<unsigned>(2 * elements));
+}
 
 /// Turns scores into weights exp2(score - highest) and returns by what earlier sums are to be multiplied.
-/// `factor` is the softmax scale in base 2.
+/// `factor` is the softmax scale in base 2, above zero.
 __device__ __forceinline__ void weigh(page_state& state, page_room& room, int tile, float factor,
                                       float (&scale)[2]) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
   const int first_key = tile * page_tiles::keys;
-#pragma unroll
-  for (int i = 0; i < 32; ++i) state.scores[i] *= factor;
   if (first_key + page_tiles::keys > room.part.work.least_seen) {
     const int seen[2] = {room.part.seen[upper], room.part.seen[upper + 8]};
 #pragma unroll
@@ -149,14 +156,15 @@ __device__ __forceinline__ void weigh(page_state& state, page_room& room, int ti
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float before = room.highest[upper + 8 * h];
-    top[h] = fmaxf(reduce_lanes<4>(top[h], [](float a, float b) { return fmaxf(a, b); }), before);
+    top[h] = fmaxf(reduce_lanes<4>(top[h], [](float a, float b) { return fmaxf(a, b); }) * factor, before);
     // Where every score so far is -infinity there is nothing to subtract: exp2 gives zero anyway.
     const float shift = top[h] == -INFINITY ? 0.0f : top[h];
     scale[h] = exp2_approximately(before - shift);
     float added = 0;
 #pragma unroll
     for (int i = 0; i < 32; ++i)
-      if (i / 2 % 2 == h) added += state.scores[i] = exp2_approximately(state.scores[i] - shift);
+      if (i / 2 % 2 == h)
+        added += state.scores[i] = exp2_approximately(fmaf(state.scores[i], factor, -shift));
     state.exponentials[h] = state.exponentials[h] * scale[h] + added;
     if (thread % 4 == 0) room.highest[upper + 8 * h] = top[h];
   }
@@ -193,7 +201,7 @@ __device__ __forceinline__ void sync_warpgroup(int group) {
 /// Half a tile is loaded anew as soon as nobody needs it: the left half by the first warpgroup, the right
 /// half, with the rotary panel, by the second.
 __device__ __forceinline__ void attend_even(page_state& state, page_room& room, const CUtensorMap& map,
-                                            float factor, int& phase) {
+                                            const view<const bf16, 3>& pages, float factor, int& phase) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
   const auto loaded = [&](int panel) { room.full[0][panel].wait(phase); };
   add_scores<0, page_tiles::panels>(state, room, 0, true, loaded);
@@ -206,20 +214,22 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
     int page[2] = {0, 0};  // read long before it is needed
     if (thread == 0 && even_next) page[0] = page_of(room, tile + 2);
     if (thread == 0 && odd_next) page[1] = page_of(room, tile + 3);
+    const int ahead = thread == 32 && tile + 4 < room.part.work.last ? page_of(room, tile + 4) : -1;
 
     float scale[2];
     weigh(state, room, tile, factor, scale);
     if (thread % 4 == 0) room.even_scale[upper] = scale[0], room.even_scale[upper + 8] = scale[1];
-    state.rescale(scale[0], scale[1]);
     if (clear_unseen(room, 0, tile)) {
       publish_shared();
       sync_warpgroup(0);
     }
     arrive(page_barrier::even_scale);
+    state.rescale(scale[0], scale[1]);
     pin(state.sums);
     pin(state.scores);
     add_values(state, room.keys[0][0]);
     commit_products();
+    if (ahead >= 0) prefetch_tile(pages, room, tile + 4, ahead);
     wait_products<0>();
     pin(state.sums);
     sync_all(page_barrier::odd_weights);
@@ -239,12 +249,11 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
     add_values(state, room.queries[page_tiles::panels - 1], room.keys[1][0]);
     commit_products();
     if (even_next) {
-      add_scores<0, page_tiles::half_panels>(state, room, 0, true, loaded);
-      commit_products();
-      wait_products<1>();
+      wait_products<0>();
+      pin(state.sums);
       sync_warpgroup(0);
       if (thread == 0 && odd_next) load_panels(room, map, 1, tile + 3, page[1], 0, page_tiles::half_panels);
-      add_scores<page_tiles::half_panels, page_tiles::panels>(state, room, 0, false, loaded);
+      add_scores<0, page_tiles::panels>(state, room, 0, true, loaded);
       commit_products();
       phase ^= 1;
     }
@@ -257,7 +266,7 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
 }
 
 __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, const CUtensorMap& map,
-                                           float factor, int& phase) {
+                                           const view<const bf16, 3>& pages, float factor, int& phase) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
   // A last tile without a partner: nothing is loaded, and nobody sees what lies there.
   bool partner = room.part.work.first + 1 < room.part.work.last;
@@ -275,6 +284,7 @@ __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, c
     int page[2] = {0, 0};
     if (thread == 0 && even_next) page[0] = page_of(room, tile + 2);
     if (thread == 0 && odd_next) page[1] = page_of(room, tile + 3);
+    const int ahead = thread == 32 && tile + 5 < room.part.work.last ? page_of(room, tile + 5) : -1;
 
     sync_all(page_barrier::even_scale);
     const float even[2] = {room.even_scale[upper], room.even_scale[upper + 8]};
@@ -292,6 +302,7 @@ __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, c
     pin(state.scores);
     add_values(state, room.keys[1][page_tiles::half_panels]);
     commit_products();
+    if (ahead >= 0) prefetch_tile(pages, room, tile + 5, ahead);
     sync_all(page_barrier::even_weights);
     add_values(state, room.even_weights, room.keys[0][page_tiles::half_panels]);
     commit_products();
@@ -413,9 +424,9 @@ __global__ void __launch_bounds__(256, 1)
     __syncthreads();
     if (room.part.work.first < room.part.work.last) {
       if (group == 0)
-        attend_even(state, room, map, factor, phase);
+        attend_even(state, room, map, args.cache.pages, factor, phase);
       else
-        attend_odd(state, room, map, factor, phase);
+        attend_odd(state, room, map, args.cache.pages, factor, phase);
     }
     const index_t place =
         2 * (static_cast<index_t>(part) * plan.row_blocks + row_block) + (room.part.work.first == 0);
