@@ -90,6 +90,22 @@ __device__ inline bool offsets_hold(const packed_sequences& sequence, const sequ
   return false;
 }
 
+/// The same of queries and keys, and whether the queries of each sequence are the last of its keys.
+__device__ inline bool keys_hold(const packed_sequences& queries, const packed_sequences& keys,
+                                 const sequence_misuse& wrong, const misuse& too_few) {
+  if (!offsets_hold(queries, wrong) || !offsets_hold(keys, wrong)) return false;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  for (index_t first = 0; first < queries.sequences(); first += 32) {
+    const index_t s = min(first + lane, queries.sequences() - 1);
+    const index_t asking = tokens_of(queries, s).count(), asked = tokens_of(keys, s).count();
+    if (const unsigned breaches = __ballot_sync(all_lanes, asking > asked); breaches != 0) {
+      if (lane == __ffs(static_cast<int>(breaches)) - 1) too_few.report(s, asking, asked);
+      return false;
+    }
+  }
+  return true;
+}
+
 namespace detail {
 
 template <class Sequences>
@@ -97,19 +113,9 @@ __global__ void check_offsets_kernel(Sequences sequence, sequence_misuse wrong) 
   offsets_hold(sequence, wrong);
 }
 
-/// Queries of sequence s are the last of its keys.
 template <class Sequences>
 __global__ void check_keys_kernel(Sequences queries, Sequences keys, sequence_misuse wrong, misuse too_few) {
-  if (!offsets_hold(queries, wrong) || !offsets_hold(keys, wrong)) return;
-  for (index_t first = 0; first < queries.sequences(); first += 32) {
-    const index_t s = min(first + threadIdx.x, queries.sequences() - 1);
-    const index_t asking = tokens_of(queries, s).count(), asked = tokens_of(keys, s).count();
-    if (const unsigned breaches = __ballot_sync(all_lanes, asking > asked); breaches != 0) {
-      if (static_cast<int>(threadIdx.x) == __ffs(static_cast<int>(breaches)) - 1)
-        too_few.report(s, asking, asked);
-      return;
-    }
-  }
+  keys_hold(queries, keys, wrong, too_few);
 }
 
 }  // namespace detail
@@ -120,11 +126,15 @@ void check_offsets(Ctx& ctx, const char* name, const packed_sequences& sequence)
   launch(name, ctx.stream, {.block = 32}, detail::check_offsets_kernel<packed_sequences>, sequence,
          sequence_misuse_of(ctx, name));
 }
+template <class Ctx>
+misuse too_few_keys(Ctx& ctx, const char* name) {
+  return misuse_of(ctx, "sequence {} has {} queries, and only {} keys", name);
+}
 /// The same of queries and keys, and sequences with more queries than keys.
 template <class Ctx>
 void check_keys(Ctx& ctx, const char* name, const packed_sequences& queries, const packed_sequences& keys) {
   launch(name, ctx.stream, {.block = 32}, detail::check_keys_kernel<packed_sequences>, queries, keys,
-         sequence_misuse_of(ctx, name), misuse_of(ctx, "sequence {} has {} queries, and only {} keys", name));
+         sequence_misuse_of(ctx, name), too_few_keys(ctx, name));
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cuda

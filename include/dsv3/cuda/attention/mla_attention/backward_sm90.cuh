@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Latent attention's backward pass on Hopper: one kernel for the gradients of keys and values, one for those
+// Latent attention's backward pass on Hopper: some blocks compute gradients of keys and values, others those
 // of queries. Each computes the scores anew and owns what it sums, so there is one order of summation,
 // nothing is added in memory, and no tile waits for another. That is 1152 products for each score where 832
 // would do.
@@ -73,14 +73,21 @@ __global__ void __launch_bounds__(256)
   }
 }
 
+/// Where a block works, kept in shared memory: what is needed at its end need not wait in registers.
+struct sm90_backward_place {
+  int head, token, length, first;  // rows from `first` on of a sequence of `length`
+  int tiles;                       // of the others: queries from these keys on, or keys up to these queries
+  const float* row_values;         // of the sequence's first query
+};
+
 struct sm90_backward_barriers {
   mbarrier own_full, full[3], empty[3];
 
 #if DSV3_SM90A
   /// `groups` warpgroups let tiles go, by an arrival of each of their warps.
-  __device__ void init(unsigned groups) {
+  __device__ void init(int groups) {
     own_full.init(1);
-    for (int i = 0; i < 3; ++i) full[i].init(1), empty[i].init(4 * groups);
+    for (int i = 0; i < 3; ++i) full[i].init(1), empty[i].init(4u * static_cast<unsigned>(groups));
     publish_barriers();
   }
 #endif
@@ -113,44 +120,18 @@ __device__ __forceinline__ void load_v(unsigned char* to, std::uint32_t panel, c
   load_box(to + panel, map, full, column + 64, head, row);
 }
 
-#endif
-
 /// dk and dv of 128 keys of a head.
 template <class Element>
-__global__ void __launch_bounds__(sm90_backward::threads, 1)
-    sm90_keys_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap kv_map,
-                     const __grid_constant__ CUtensorMap rope_map,
-                     const __grid_constant__ CUtensorMap d_o_map, packed_sequences sequence,
-                     float score_scale, sm90_rows rows,
-                     const __grid_constant__ attention_gradients<Element, float> to, sm90_order order) {
-#if DSV3_SM90A
+__device__ __forceinline__ void sm90_keys(const CUtensorMap& q_map, const CUtensorMap& kv_map,
+                                          const CUtensorMap& rope_map, const CUtensorMap& d_o_map,
+                                          float score_scale, const attention_gradients<Element, float>& to,
+                                          const sm90_backward_place& where, sm90_backward_barriers& barriers,
+                                          unsigned char* room) {
   using shape = sm90_backward;
-  extern __shared__ unsigned char dynamic[];
-  __shared__ sm90_backward_barriers barriers;
-  unsigned char *const k_tile = swizzle_aligned(dynamic), *const v_tile = k_tile + shape::own_qk,
+  unsigned char *const k_tile = room, *const v_tile = k_tile + shape::own_qk,
                        *const stages = v_tile + shape::own_v,
                        *const row_stages = stages + shape::stages * shape::stage_bytes;
-  __shared__ sm90_tile where;
-  if (threadIdx.x < 32) {
-    const sm90_order::place place = order.at(blockIdx.x);
-    const sequence_tile at = find_tile(sequence, shape::rows, place.tile);
-    if (threadIdx.x == 0) {
-      const index_range tokens = at.sequence < 0 ? index_range{} : tokens_of(sequence, at.sequence);
-      const int first = static_cast<int>(at.tile) * shape::rows;  // early keys are seen most and go first
-      const int length = static_cast<int>(tokens.count());
-      where = {place.head,
-               static_cast<int>(tokens.begin),
-               first,
-               length,
-               (length - first + shape::step - 1) / shape::step,
-               at.sequence};
-      barriers.init(2);
-    }
-  }
-  __syncthreads();
-  if (where.sequence < 0) return;
   const int group = warpgroup() - 1, lane = static_cast<int>(threadIdx.x % 32);
-
   if (group < 0) {
     give_registers<shape::copy_registers>();
     if (threadIdx.x == 0) {
@@ -162,8 +143,7 @@ __global__ void __launch_bounds__(sm90_backward::threads, 1)
         load_v(v_tile + half * shape::panel, shape::own_panel, kv_map, barriers.own_full, shape::nope, head,
                token + half * 64);
       }
-      const float* row_values =
-          &rows.data(head, rows.first_tile(where.sequence, where.token) + where.first / 64, 0, 0);
+      const float* const row_values = where.row_values + where.first / 64 * 128;
       for (int j = 0, stage = 0, lap = 0; j < tiles; ++j) {
         barriers.empty[stage].wait(lap ^ 1);
         mbarrier& full = barriers.full[stage];
@@ -190,10 +170,9 @@ __global__ void __launch_bounds__(sm90_backward::threads, 1)
       if (lane == 0) barriers.empty[which].arrive();
     };
     // Tile j. The warpgroup's first tile lies on the diagonal; of the last one queries may be missing: in
-    // both some weights are zero by force. The sums over the tile before run while exponentials are taken,
-    // those of dv while the gradients of scores are. Beside dk and dv there is room for one tile of scores
-    // only, so it holds scores, weights, and the gradients of both, and no group is under way from one call
-    // to the next.
+    // both some weights are zero by force. Beside dk and dv a thread has registers for one tile of scores,
+    // which holds scores, weights and the gradients of both in turn. What it does between products is shorter
+    // than the products of the other warpgroup, and hidden behind them.
     const auto compute = [&](int j, auto first_tile, auto last_tile) {
       constexpr bool masked = first_tile.value || last_tile.value;
       const std::uint32_t q_tile = others + stage * shape::stage_bytes, d_o_tile = q_tile + shape::qk_bytes;
@@ -267,15 +246,11 @@ __global__ void __launch_bounds__(sm90_backward::threads, 1)
       commit_products();
       wait_products<0>();
       pin(dk);
-      // All warps have read the keys and values of the warpgroup: the gradients take their place.
-      named_sync(3 + group, 128);
       const int row = where.first + group * 64 + warp * 16, count = where.length - row;
       Element* const dkv = &to.dkv(where.token + row, where.head, 0);
       const index_t stride = to.dkv.stride(0);
-      store_rows<128>(dk, score_scale, score_scale, k_rows + warp * 2048, shape::own_panel, count,
-                      [&](int r) { return dkv + r * stride; });
-      store_rows<128>(dv, 1.f, 1.f, v_rows + warp * 2048, shape::own_panel, count,
-                      [&](int r) { return dkv + r * stride + shape::nope; });
+      store_rows<128>(dk, score_scale, score_scale, count, [&](int r) { return dkv + r * stride; });
+      store_rows<128>(dv, 1.f, 1.f, count, [&](int r) { return dkv + r * stride + shape::nope; });
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int own = fragment_row(lane) + 8 * h;
@@ -288,44 +263,25 @@ __global__ void __launch_bounds__(sm90_backward::threads, 1)
       }
     }
   }
-#else
-  __trap();
-#endif
 }
 
 /// dq of 128 queries of a head.
 template <class Element>
-__global__ void __launch_bounds__(sm90_backward::threads, 1)
-    sm90_queries_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap kv_map,
-                        const __grid_constant__ CUtensorMap rope_map,
-                        const __grid_constant__ CUtensorMap d_o_map, packed_sequences sequence,
-                        float score_scale, sm90_rows rows, view<Element, 3> dq, sm90_order order) {
-#if DSV3_SM90A
+__device__ __forceinline__ void sm90_queries(const CUtensorMap& q_map, const CUtensorMap& kv_map,
+                                             const CUtensorMap& rope_map, const CUtensorMap& d_o_map,
+                                             float score_scale, const view<Element, 3>& dq,
+                                             const sm90_backward_place& where,
+                                             sm90_backward_barriers& barriers, unsigned char* room) {
   using shape = sm90_backward;
-  extern __shared__ unsigned char dynamic[];
-  __shared__ sm90_backward_barriers barriers;
-  unsigned char *const q_tile = swizzle_aligned(dynamic), *const d_o_tile = q_tile + shape::own_qk,
+  unsigned char *const q_tile = room, *const d_o_tile = q_tile + shape::own_qk,
                        *const stages = d_o_tile + shape::own_v;
-  const sm90_order::place place = order.at(blockIdx.x);
-  const int head = place.head;
-  const sequence_tile at = find_tile(sequence, shape::rows, place.tile);
-  if (at.sequence < 0) return;
-  const index_range tokens = tokens_of(sequence, at.sequence);
-  // Late queries see most keys and go first.
-  const int first = static_cast<int>(at.tiles - 1 - at.tile) * shape::rows;
-  const int length = static_cast<int>(tokens.count());
-  const int tiles = (min(first + shape::rows, length) + shape::step - 1) / shape::step;
-  // The tile of a warpgroup that lies on the diagonal is its last. It has none where the sequence ends before
-  // its queries begin.
-  const int group = warpgroup() - 1, own_tiles = first / shape::step + group + 1;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  if (threadIdx.x == 0) barriers.init(tiles - first / shape::step);
-  __syncthreads();
+  const int group = warpgroup() - 1, lane = static_cast<int>(threadIdx.x % 32);
+  const int first = where.first, tiles = where.tiles;
 
   if (group < 0) {
     give_registers<shape::copy_registers>();
     if (threadIdx.x == 0) {
-      const int token = static_cast<int>(tokens.begin);
+      const int head = where.head, token = where.token;
       barriers.own_full.arrive_and_expect(shape::own_qk + shape::own_v);
       for (int half = 0; half < 2; ++half) {
         load_q(q_tile + half * shape::panel, shape::own_panel, q_map, barriers.own_full, head,
@@ -351,6 +307,9 @@ __global__ void __launch_bounds__(sm90_backward::threads, 1)
                         d_o_rows = shared_address(d_o_tile) + group * shape::panel,
                         others = shared_address(stages);
     const float scale = score_scale * log2_of_e;  // exponentials to base 2
+    // The tile of a warpgroup that lies on the diagonal is its last. It has none where the sequence ends
+    // before its queries begin.
+    const int own_tiles = first / shape::step + group + 1;
     float scores[32], slope[32], sums[96] = {}, lse[2], mean[2];
     std::uint32_t weights[4][4];
     int stage = 0, stage_before = 0, lap = 0;
@@ -387,8 +346,8 @@ __global__ void __launch_bounds__(sm90_backward::threads, 1)
     };
 
     if (own_tiles <= tiles) {
-      const float* const row_values =
-          &rows.data(head, rows.first_tile(at.sequence, tokens.begin) + first / 64 + group, 0, 0);
+      // The rows of the warpgroup are a tile of 64, which has 64 lse and then 64 D.
+      const float* const row_values = where.row_values + (first / 64 + group) * 128;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         lse[h] = row_values[sum_row(thread, 2 * h)];
@@ -403,7 +362,7 @@ __global__ void __launch_bounds__(sm90_backward::threads, 1)
         compute(std::false_type{}, std::true_type{});
       }
       const std::uint32_t k_tile = others + stage_before * shape::stage_bytes;
-      if (const int rest = length - (own_tiles - 1) * 64; rest < 64)
+      if (const int rest = where.length - (own_tiles - 1) * 64; rest < 64)
         // Keys of nobody, or of the next sequence: a weight of zero must not meet a NaN.
         clear_rows<3>(k_tile, shape::panel, rest, 64, 3 + group);
       fence_sums();
@@ -411,15 +370,53 @@ __global__ void __launch_bounds__(sm90_backward::threads, 1)
       commit_products();
       wait_products<0>();
       pin(sums);
-      // All warps have read the queries of the warpgroup: their gradients take their place.
-      named_sync(3 + group, 128);
       const int row = first + group * 64 + warp * 16;
-      Element* const to = &dq(tokens.begin + row, head, 0);
+      Element* const to = &dq(where.token + row, where.head, 0);
       const index_t stride = dq.stride(0);
-      store_rows<192>(sums, score_scale, score_scale, q_rows + warp * 2048, shape::own_panel, length - row,
+      store_rows<192>(sums, score_scale, score_scale, where.length - row,
                       [&](int r) { return to + r * stride; });
     }
   }
+}
+
+#endif
+
+/// The blocks of keys come first, those of queries after them.
+template <class Element>
+__global__ void __launch_bounds__(sm90_backward::threads, 1)
+    sm90_backward_kernel(const __grid_constant__ CUtensorMap q_map,
+                         const __grid_constant__ CUtensorMap kv_map,
+                         const __grid_constant__ CUtensorMap rope_map,
+                         const __grid_constant__ CUtensorMap d_o_map, float score_scale, sm90_rows rows,
+                         const __grid_constant__ attention_gradients<Element, float> to, sm90_plan plan,
+                         sm90_order order) {
+#if DSV3_SM90A
+  using shape = sm90_backward;
+  extern __shared__ unsigned char dynamic[];
+  __shared__ sm90_backward_barriers barriers;
+  __shared__ sm90_backward_place where;
+  const bool of_keys = blockIdx.x < order.count();
+  const auto [number, head] = order.at(of_keys ? blockIdx.x : blockIdx.x - order.count());
+  const sm90_tile tile = plan.tiles(number);
+  if (tile.sequence < 0) return;
+  if (threadIdx.x == 0) {
+    // Early keys are seen by most queries, and late queries see most keys: they go first.
+    const int first = of_keys ? tile.first : tile.mirrored();
+    const int rest = tile.length - first, seen = min(first + shape::rows, tile.length);
+    where = {head,
+             tile.token,
+             tile.length,
+             first,
+             ((of_keys ? rest : seen) + shape::step - 1) / shape::step,
+             &rows.data(head, rows.first_tile(tile.sequence, tile.token), 0, 0)};
+    barriers.init(of_keys || rest > 64 ? 2 : 1);
+  }
+  __syncthreads();
+  unsigned char* const room = swizzle_aligned(dynamic);
+  if (of_keys)
+    sm90_keys(q_map, kv_map, rope_map, d_o_map, score_scale, to, where, barriers, room);
+  else
+    sm90_queries(q_map, kv_map, rope_map, d_o_map, score_scale, to.dq, where, barriers, room);
 #else
   __trap();
 #endif
