@@ -8,13 +8,13 @@ source "$(dirname "$0")/../support/script.sh"
 
 # Names of kernels, as extended regular expressions; each must be met. Others may have a frame of 32 bytes: that is where
 # the report of a misuse keeps its numbers, in a function that they call and do not inline.
-hot=(sm90_forward_kernel sm90_keys_kernel sm90_queries_kernel mma_forward_kernel mma_keys_kernel mma_queries_kernel
+hot=(sm90_forward_kernel sm90_backward_kernel mma_forward_kernel mma_keys_kernel mma_queries_kernel
   decode_rows_kernel grouped_wgmma_kernel grouped_rows_mma_kernel grouped_weights_mma_kernel scaled_product_kernel
   exact_product_kernel 'rms_norm_(forward|backward|quantizer)_kernel' 'swiglu_(forward|backward)_kernel' adamw_kernel
   'cross_entropy_(forward|backward)_kernel' 'narrow_(rows|blocks)_kernel' dispatch_rows_kernel combine_rows_kernel
   convert_rows_kernel choose_experts_kernel split_product_kernel
   fill_constant_kernel square_sums_kernel)
-warpgroup=('sm90_(forward|keys|queries)_kernel' grouped_wgmma_kernel)
+warpgroup=('sm90_(forward|backward)_kernel' grouped_wgmma_kernel)
 warp=('mma_(forward|keys|queries)_kernel' 'grouped_(rows|weights)_mma_kernel' split_product_kernel)
 
 compile() {
