@@ -41,7 +41,7 @@ struct prepared {
   step_options options{.learning_rate = 1e-4, .balance = {.coefficient = 1e-4}};
 
   prepared(const model_config& config, const step_shape& shape)
-      : model{config}, state({memory, shared}, model, shape) {}
+      : model{config, 4096}, state({memory, shared}, model, shape) {}
 
   template <class Ctx>
   void prepare(Ctx& ctx) {

@@ -14,6 +14,8 @@ class cpu_place {
   /// Rows of experts lie without padding between them: what loops on a CPU want.
   using layout = dsv3::compact_layout;
   using context = dsv3::cpu_context<>;
+  /// Rows of logits that exist at a time: as many as the caches like.
+  static constexpr dsv3::index_t head_chunk_tokens = 512;
 
   explicit cpu_place(int threads) : threads_(threads) {}
 

@@ -16,6 +16,9 @@ class gpu_place {
   /// Segments of experts begin where tiles of matrix units do.
   using layout = dsv3::default_layout;
   using context = dsv3::cuda_context<Backend>;
+  /// Rows of logits that exist at a time: each time the gradient of the output matrix goes over the bus to
+  /// memory.
+  static constexpr dsv3::index_t head_chunk_tokens = 4096;
 
   /// The host's threads are not asked for.
   explicit gpu_place(int) {

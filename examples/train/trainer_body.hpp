@@ -30,7 +30,7 @@ class trainer_of final : public trainer {
   trainer_of(const run_settings& settings, const dsv3::training_data& data)
       : settings_(settings),
         place_(settings.threads),
-        model_{settings.model},
+        model_{settings.model, Place::head_chunk_tokens},
         state_(place_.memory(), model_, settings.shape),
         training_(data.training(), settings.shape.length, ahead(), settings.seed),
         held_out_(data.held_out(), settings.shape.length, ahead(), settings.seed, dsv3::row_order::as_given),
@@ -51,7 +51,7 @@ class trainer_of final : public trainer {
 
   static std::vector<dsv3::memory_part> plan(const run_settings& settings) {
     dsv3::counting_memory imagined;
-    const model_type model{settings.model};
+    const model_type model{settings.model, Place::head_chunk_tokens};
     state_type state{imagined, model, settings.shape};
     std::vector<dsv3::memory_part> parts = state.parts();
     const auto ctx = Place::plan_context(settings.threads);

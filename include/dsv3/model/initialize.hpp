@@ -41,17 +41,27 @@ void adopt_master(Ctx& ctx, view<const Master, 1> master, view<Element, 1> weigh
   op::copy<Master, Element>::forward(
       ctx, {.x = view{master.data(), index_t{1}, n}, .y = view{weight.data(), index_t{1}, n}});
 }
-/// The same in scaled tiles; matrix by matrix of a stack.
+/// The same in scaled tiles; matrix by matrix of a stack, or all at once where no tile reaches into two.
 template <execution_context Ctx, class Master, class Element>
 void adopt_master(Ctx& ctx, view<const Master, 1> master, const scaled_view<Element, block_tile, 3>& weight,
                   const fp8_recipe& recipe) {
-  const index_t rows = weight.extent(1), columns = weight.extent(2);
-  for (index_t i = 0; i < weight.extent(0); ++i)
-    op::tile_quantizer<Master, Element, block_tile>::forward(
-        ctx, {.x = view{master.data() + i * rows * columns, rows, columns},
-              .y = weight[i],
-              .scales = recipe.scales,
-              .group = recipe.weights == scale_group::tensor ? scale_group::tensor : scale_group::tile});
+  const index_t stack = weight.extent(0), rows = weight.extent(1), columns = weight.extent(2);
+  const auto group = recipe.weights == scale_group::tensor ? scale_group::tensor : scale_group::tile;
+  using quantizer = op::tile_quantizer<Master, Element, block_tile>;
+  if (group == scale_group::tile && rows % block_tile::rows == 0 && weight.values.contiguous() &&
+      weight.scales.contiguous()) {
+    const scaled_view<Element, block_tile> all{
+        view{weight.values.data(), stack * rows, columns},
+        view<float, 2>{weight.scales.data(), stack * weight.scales.extent(1), weight.scales.extent(2)}};
+    return quantizer::forward(
+        ctx,
+        {.x = view{master.data(), stack * rows, columns}, .y = all, .scales = recipe.scales, .group = group});
+  }
+  for (index_t i = 0; i < stack; ++i)
+    quantizer::forward(ctx, {.x = view{master.data() + i * rows * columns, rows, columns},
+                             .y = weight[i],
+                             .scales = recipe.scales,
+                             .group = group});
 }
 
 /// A matrix in scaled tiles as a stack of one.
