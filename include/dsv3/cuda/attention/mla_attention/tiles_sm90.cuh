@@ -87,15 +87,15 @@ __global__ void __launch_bounds__(256)
   if (warp == 0 && threadIdx.x == 0) plan.taken(0) = 0;
   for (index_t i = warp; i < plan.tiles.extent(0); i += static_cast<index_t>(gridDim.x) * 8) {
     const sequence_tile at = find_tile(queries, sm90_attention::rows, i);
-    sm90_tile tile = {.sequence = -1};
+    sm90_tile tile{.sequence = -1};
     if (at.sequence >= 0) {
       const index_range tokens = tokens_of(queries, at.sequence), key_tokens = tokens_of(keys, at.sequence);
-      tile = {.sequence = static_cast<int>(at.sequence),
-              .token = static_cast<int>(tokens.begin),
-              .length = static_cast<int>(tokens.count()),
-              .key_token = static_cast<int>(key_tokens.begin),
-              .before = static_cast<int>(key_tokens.count() - tokens.count()),
-              .first = static_cast<int>(at.tile) * sm90_attention::rows};
+      tile = sm90_tile{.sequence = static_cast<int>(at.sequence),
+                       .token = static_cast<int>(tokens.begin),
+                       .length = static_cast<int>(tokens.count()),
+                       .key_token = static_cast<int>(key_tokens.begin),
+                       .before = static_cast<int>(key_tokens.count() - tokens.count()),
+                       .first = static_cast<int>(at.tile) * sm90_attention::rows};
     }
     if (threadIdx.x % 32 == 0) plan.tiles(i) = tile;
   }
