@@ -52,7 +52,8 @@ void adopt_master(Ctx& ctx, view<const Master, 1> master, const scaled_view<Elem
       weight.scales.contiguous()) {
     const scaled_view<Element, block_tile> all{
         view{weight.values.data(), stack * rows, columns},
-        view<float, 2>{weight.scales.data(), stack * weight.scales.extent(1), weight.scales.extent(2)}};
+        view<float, 2, strided>{weight.scales.data(), stack * weight.scales.extent(1),
+                                weight.scales.extent(2)}};
     return quantizer::forward(
         ctx,
         {.x = view{master.data(), stack * rows, columns}, .y = all, .scales = recipe.scales, .group = group});
