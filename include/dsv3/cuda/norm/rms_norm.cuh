@@ -2,6 +2,7 @@
 // RMSNorm on the GPU: a row lies in the registers of a warp or of a block, and is read once.
 #pragma once
 
+#include <dsv3/cuda/device/mma.cuh>
 #include <dsv3/cuda/device/reduce.cuh>
 #include <dsv3/cuda/device/vector.cuh>
 #include <dsv3/cuda/host/launch.cuh>
@@ -95,10 +96,20 @@ struct row_in_registers {
   template <class Args>
   __device__ __forceinline__ pack<T, Width> normalized(const Args& args, int p, acc r) const {
     const auto gain = load_pack<Width>(&args.gain(column(p)));
-    auto values = s[p].get();
+    const auto values = s[p].get();
+    if constexpr (std::is_same_v<T, bf16>) {  // two numbers are rounded by one instruction
+      pack<std::uint32_t, Width / 2> pairs;
 #pragma unroll
-    for (int i = 0; i < Width; ++i) values[i] = T(acc(values[i]) * r * acc(gain[i]));
-    return values;
+      for (int i = 0; i < Width; i += 2)
+        pairs[i / 2] =
+            pack_bf16(acc(values[i]) * r * acc(gain[i]), acc(values[i + 1]) * r * acc(gain[i + 1]));
+      return __builtin_bit_cast(pack<T, Width>, pairs);
+    } else {
+      pack<T, Width> y;
+#pragma unroll
+      for (int i = 0; i < Width; ++i) y[i] = T(acc(values[i]) * r * acc(gain[i]));
+      return y;
+    }
   }
 };
 

@@ -51,9 +51,9 @@ __device__ __forceinline__ float largest_magnitude(const float (&x)[Count]) {
 
 /// The largest of each of `Count` magnitudes over the lanes of a tile: lane l gets that of number l % Count.
 /// Lanes exchange halves of what they hold until they hold one.
-template <int Count>
+template <int Count, int Lanes = tile_lanes>
 __device__ __forceinline__ float largest_over_lanes(float (&magnitudes)[Count]) {
-  const int lane = threadIdx.x % tile_lanes;
+  const int lane = threadIdx.x % Lanes;
 #pragma unroll
   for (int half = Count / 2; half > 0; half /= 2) {
     const bool upper = (lane & half) != 0;
@@ -66,7 +66,7 @@ __device__ __forceinline__ float largest_over_lanes(float (&magnitudes)[Count]) 
   }
   float largest = magnitudes[0];
 #pragma unroll
-  for (int step = Count; step < tile_lanes; step *= 2)
+  for (int step = Count; step < Lanes; step *= 2)
     largest = fmaxf(largest, __shfl_xor_sync(all_lanes, largest, step));
   return largest;
 }

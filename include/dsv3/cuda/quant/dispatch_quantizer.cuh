@@ -14,16 +14,21 @@ namespace cuda::detail {
 template <class Element>
 struct dispatched_rows {
   using element = Element;
+  static constexpr int tiles_across = 8;  // long pieces of rows that lie anywhere
   code_rows<Element> rows;
   view<const std::int32_t, 2> row_of;  // [tokens, top_k]
 
   __device__ __forceinline__ void put(index_t token, index_t column, index_t live,
                                       const float (&x)[lane_numbers]) const {
     const pack<std::uint32_t, 2> codes = codes_of<Element>(x);
-    for (index_t k = 0; k < row_of.extent(1); ++k) rows.put(row_of(token, k), column, live, codes);
+    const int top_k = static_cast<int>(row_of.extent(1));
+#pragma unroll 1
+    for (int k = 0; k < top_k; ++k) rows.put(row_of(token, k), column, live, codes);
   }
   __device__ __forceinline__ void put_scale(index_t token, index_t tile, float scale) const {
-    for (index_t k = 0; k < row_of.extent(1); ++k) rows.put_scale(row_of(token, k), tile, scale);
+    const int top_k = static_cast<int>(row_of.extent(1));
+#pragma unroll 1
+    for (int k = 0; k < top_k; ++k) rows.put_scale(row_of(token, k), tile, scale);
   }
 };
 

@@ -38,9 +38,9 @@ struct divider {
     return {scale < __builtin_huge_valf() ? scale : 0.0f, 1.0f / scale};
   }
   /// That of another lane of a tile.
+  template <int Lanes = tile_lanes>
   __device__ __forceinline__ divider of_lane(int lane) const {
-    return {__shfl_sync(all_lanes, scale, lane, tile_lanes),
-            __shfl_sync(all_lanes, reciprocal, lane, tile_lanes)};
+    return {__shfl_sync(all_lanes, scale, lane, Lanes), __shfl_sync(all_lanes, reciprocal, lane, Lanes)};
   }
 
   __device__ __forceinline__ float operator()(float x) const {
@@ -275,7 +275,8 @@ template <class T>
 using float_rows = wide_rows<T, std::conditional_t<std::is_same_v<T, double>, float, T>>;
 
 /// Eight numbers rounded to bf16, as words.
-__device__ __forceinline__ pack<std::uint32_t, 4> bf16_words(const eight<float>& x) {
+template <class Numbers>
+__device__ __forceinline__ pack<std::uint32_t, 4> bf16_words(const Numbers& x) {
   return {pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])};
 }
 __device__ __forceinline__ pack<std::uint32_t, 4> bf16_words(const eight<bf16>& x) {

@@ -26,23 +26,35 @@ __global__ void __launch_bounds__(1024)
   row.load(args, t, live);
   const accumulator<P> r = row.measure(args, t, live, rooms[threadIdx.y]);
   if (!live) return;
+
+  // A lane makes one scale of the four that it has a part of.
+  pack<activation<P>, Width> values[row_packs];
+  float magnitudes[row_packs];
 #pragma unroll
   for (int p = 0; p < row_packs; ++p) {
-    const int at = row.column(p);
-    float x[Width] = {};
-    if (at < hidden) {
-      const auto values = row.normalized(args, p, r);
-      if (!args.y.empty()) store_pack(&args.y(t, at), values);
+    magnitudes[p] = 0;
+    if (const int at = row.column(p); at < hidden) {
+      values[p] = row.normalized(args, p, r);
+      if (!args.y.empty()) store_pack(&args.y(t, at), values[p]);
 #pragma unroll
-      for (int i = 0; i < Width; ++i) x[i] = static_cast<float>(values[i]);
+      for (int i = 0; i < Width; ++i)
+        magnitudes[p] = larger_magnitude(magnitudes[p], static_cast<float>(values[p][i]));
     }
-    const float scale = scale_of_tile<Element>(max_lanes<lanes>(largest_magnitude(x)), kind);
-    const divider by = divider::of(scale);
+  }
+  const float scale = scale_of_tile<Element>(largest_over_lanes<row_packs, lanes>(magnitudes), kind);
+  const int first = threadIdx.x % lanes;
+  if (first < row_packs)
+    if (const int at = row.column(first) - first * Width; at < hidden) y.put_scale(t, at / 128, scale);
+  const divider by = divider::of(scale);
 #pragma unroll
-    for (int i = 0; i < Width; ++i) x[i] = by(x[i]);
+  for (int p = 0; p < row_packs; ++p) {
+    const divider by_tile = by.of_lane<lanes>(p);
+    const int at = row.column(p);
     if (at >= hidden) continue;
+    float x[Width];
+#pragma unroll
+    for (int i = 0; i < Width; ++i) x[i] = by_tile(static_cast<float>(values[p][i]));
     store_bytes(&y.values(t, at), codes_of<Element>(x), Width, y.packs);
-    if (at % 128 == 0) y.put_scale(t, at / 128, scale);
   }
 }
 

@@ -17,6 +17,7 @@ namespace cuda {
 template <class Element>
 struct code_rows {
   using element = Element;
+  static constexpr int tiles_across = 1;
   view<Element, 2> values;
   view<float, 2, strided> scales;
   bool packs;
@@ -47,14 +48,54 @@ struct number_rows {
 
   template <class Numbers>
   __device__ __forceinline__ void put(index_t row, index_t column, index_t live, const Numbers& x) const {
-    if (live > 0) store_numbers(&y(row, column), x, live, packs);
+    if (live <= 0) return;
+    To* to = &y(row, column);
+    const bool odd = threadIdx.x % 2 != 0;
+    if (sizeof(To) == sizeof(float) && packs && live + (odd ? lane_numbers : 0) >= 2 * lane_numbers)
+      put_pair(to, x, odd);
+    else
+      store_numbers(to, x, live, packs);
+  }
+
+ private:
+  // Two lanes' rows of floats, 16 of them, by two instructions that write 32 gapless bytes each.
+  template <class Numbers>
+  __device__ __forceinline__ static void put_pair(To* to, const Numbers& x, bool odd) {
+    const unsigned both = 3u << (threadIdx.x % 32 & ~1u);
+    pack<To, 4> own, other;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const To low = To(x[j]), high = To(x[j + 4]);
+      own[j] = odd ? high : low;
+      other[j] = __shfl_xor_sync(both, odd ? low : high, 1);
+    }
+    store_pack(odd ? to - 4 : to, odd ? other : own);
+    store_pack(odd ? to + 4 : to + 8, odd ? own : other);
+  }
+};
+
+/// Eight codes of 8 bits with the scale that they share: the values are made where they are asked for.
+template <class Element>
+struct scaled_codes {
+  pack<std::uint32_t, 2> codes;
+  float scale;
+
+  __device__ __forceinline__ float operator[](int i) const {
+    float two[2];
+    values_of_two<Element>(codes[i / 4] >> (16 * (i / 2 % 2)), two[0], two[1]);
+    return __fmul_rn(two[i % 2], scale);
+  }
+  __device__ __forceinline__ void stay_packed() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) asm volatile("" : "+r"(codes[i]));
   }
 };
 
 /// The numbers that codes of 8 bits stand for, whatever their tiles.
 template <class Element, class Tile>
 struct stored_tiles {
-  using numbers = eight<float>;
+  static constexpr bool own_scales = Tile::columns == 1;
+  using numbers = std::conditional_t<own_scales, eight<float>, scaled_codes<Element>>;
   scaled_view<const Element, Tile> x;
   bool packs;
 
@@ -64,24 +105,26 @@ struct stored_tiles {
   template <int Count>
   __device__ __forceinline__ void load(index_t row, index_t end, index_t column, index_t live,
                                        numbers (&to)[Count]) const {
-    constexpr int scales_of_lane = Tile::columns == 1 ? lane_numbers : 1;
     const Element* from = x.values.data() + row * x.values.stride(0) + column;
     pack<std::uint32_t, 2> codes[Count];
-    float scales[Count][scales_of_lane];
 #pragma unroll
     for (int i = 0; i < Count; ++i)
       codes[i] = load_bytes<2>(from + i * x.values.stride(0), row + i < end ? live : 0, packs);
-#pragma unroll
-    for (int i = 0; i < Count; ++i)
-#pragma unroll
-      for (int j = 0; j < scales_of_lane; ++j)
-        scales[i][j] = row + i < end && j < live ? x.scale_of(row + i, column + j) : 0.0f;
-#pragma unroll
-    for (int i = 0; i < Count; ++i) {
-      values_of<Element>(codes[i], to[i].value);
+    if constexpr (own_scales) {  // the rows of a lane are of one tile
+      float scales[lane_numbers];
 #pragma unroll
       for (int j = 0; j < lane_numbers; ++j)
-        to[i].value[j] = __fmul_rn(to[i].value[j], scales[i][j % scales_of_lane]);
+        scales[j] = row < end && j < live ? x.scale_of(row, column + j) : 0.0f;
+#pragma unroll
+      for (int i = 0; i < Count; ++i) {
+        values_of<Element>(codes[i], to[i].value);
+#pragma unroll
+        for (int j = 0; j < lane_numbers; ++j) to[i].value[j] = __fmul_rn(to[i].value[j], scales[j]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < Count; ++i)
+        to[i] = {codes[i], row + i < end && live > 0 ? x.scale_of(row + i, column) : 0.0f};
     }
   }
 };
@@ -90,38 +133,51 @@ namespace detail {
 
 // ---- configuration ----------------------------------------------------------------------------------------
 
-/// Rows of a lane, whose loads are in flight together, and of a block: a part of a band.
-inline constexpr int rows_of_lane = 4, rows_of_block = 256 / tile_lanes * rows_of_lane,
-                     parts_of_band = 128 / rows_of_block;
+/// Rows of a lane, whose loads are in flight together.
+inline constexpr int rows_of_lane = 4;
 
-inline launch_shape shape_of_rows(const row_groups& groups, index_t rows, index_t columns) {
-  return {
-      .grid = {static_cast<unsigned>(ceil_div(columns, 128)), grid_of(groups.tiles(rows) * parts_of_band)}};
-}
+/// How the 16 groups of lanes of a block lie over a matrix: `Across` of them side by side, the others below
+/// each other. A block has a part of a band.
+template <int Across>
+struct block_of_lanes {
+  static constexpr int rows = 16 / Across * rows_of_lane, parts_of_band = 128 / rows;
+
+  static launch_shape shape(const row_groups& groups, index_t rows, index_t columns) {
+    return {.grid = {static_cast<unsigned>(ceil_div(columns, 128 * Across)),
+                     grid_of(groups.tiles(rows) * parts_of_band)}};
+  }
+  __device__ static index_t tile() {
+    return static_cast<index_t>(blockIdx.x) * Across + threadIdx.x / tile_lanes % Across;
+  }
+  __device__ static index_t column() { return 128 * tile() + lane_numbers * (threadIdx.x % tile_lanes); }
+
+  /// body(first row of a lane, end of its band) for all parts of bands that this block has to do; warps
+  /// without a live row are left out.
+  template <class Body>
+  __device__ __forceinline__ static void each_part(const row_groups& groups, index_t all_rows,
+                                                   const Body& body) {
+    const index_t parts = groups.tiles(all_rows) * parts_of_band;
+    for (index_t part = blockIdx.y; part < parts; part += gridDim.y) {
+      const row_band band = band_of(groups, all_rows, part / parts_of_band);
+      const index_t first = band.begin + part % parts_of_band * rows;
+      const auto row_of_group = [&](int group) { return first + group / Across * rows_of_lane; };
+      if (row_of_group(threadIdx.x / 32 * 2) < band.end)
+        body(row_of_group(threadIdx.x / tile_lanes), band.end);
+    }
+  }
+};
 
 // ---- kernels ----------------------------------------------------------------------------------------------
-
-/// body(first row of a lane, end of its band) for all parts of bands that this block has to do; warps without
-/// a live row are left out.
-template <class Body>
-__device__ __forceinline__ void each_part_of_bands(const row_groups& groups, index_t rows, const Body& body) {
-  const index_t parts = groups.tiles(rows) * parts_of_band;
-  for (index_t part = blockIdx.y; part < parts; part += gridDim.y) {
-    const row_band band = band_of(groups, rows, part / parts_of_band);
-    const index_t first = band.begin + part % parts_of_band * rows_of_block;
-    if (first + threadIdx.x / 32 * 2 * rows_of_lane < band.end)
-      body(first + threadIdx.x / tile_lanes * rows_of_lane, band.end);
-  }
-}
 
 /// Source::load gives what Source::floats makes numbers of; the codes go to Target::put.
 template <class Source, class Target>
 __global__ void __launch_bounds__(256)
     narrow_rows_kernel(const Source source, const Target target, const row_groups groups, index_t rows,
                        index_t columns, scale_kind kind) {
+  using block = block_of_lanes<Target::tiles_across>;
   const int lane = threadIdx.x % tile_lanes;
-  const index_t tile = blockIdx.x, column = 128 * tile + lane_numbers * lane, live = columns - column;
-  each_part_of_bands(groups, rows, [&](index_t row, index_t end) {
+  const index_t tile = block::tile(), column = block::column(), live = columns - column;
+  block::each_part(groups, rows, [&](index_t row, index_t end) {
     typename Source::numbers loaded[rows_of_lane];
     source.load(row, end, column, live, loaded);
     float x[rows_of_lane][lane_numbers], magnitudes[rows_of_lane];
@@ -132,7 +188,8 @@ __global__ void __launch_bounds__(256)
     }
     const float scale =
         scale_of_tile<typename Target::element>(largest_over_lanes<rows_of_lane>(magnitudes), kind);
-    if (lane < rows_of_lane && row + lane < end) target.put_scale(row + lane, tile, scale);
+    if (lane < rows_of_lane && row + lane < end && 128 * tile < columns)
+      target.put_scale(row + lane, tile, scale);
     const divider by = divider::of(scale);
 #pragma unroll
     for (int i = 0; i < rows_of_lane; ++i) {
@@ -149,9 +206,9 @@ template <class Source, class Target>
 __global__ void __launch_bounds__(256)
     convert_rows_kernel(const Source source, const Target target, const row_groups groups, index_t rows,
                         index_t columns) {
-  const index_t column = 128 * static_cast<index_t>(blockIdx.x) + lane_numbers * (threadIdx.x % tile_lanes);
-  const index_t live = columns - column;
-  each_part_of_bands(groups, rows, [&](index_t row, index_t end) {
+  using block = block_of_lanes<1>;
+  const index_t column = block::column(), live = columns - column;
+  block::each_part(groups, rows, [&](index_t row, index_t end) {
     typename Source::numbers x[rows_of_lane];
     source.load(row, end, column, live, x);
 #pragma unroll
@@ -181,7 +238,7 @@ struct plain_rows : float_rows<From> {
 template <class Source, class Target>
 void narrow_rows(const char* name, cudaStream_t stream, const Source& source, const Target& target,
                  const row_groups& groups, index_t rows, index_t columns, scale_kind kind) {
-  launch(name, stream, detail::shape_of_rows(groups, rows, columns),
+  launch(name, stream, detail::block_of_lanes<Target::tiles_across>::shape(groups, rows, columns),
          detail::narrow_rows_kernel<Source, Target>, source, target, groups, rows, columns, kind);
 }
 
@@ -189,7 +246,7 @@ void narrow_rows(const char* name, cudaStream_t stream, const Source& source, co
 template <class Source, class Target>
 void convert_rows(const char* name, cudaStream_t stream, const Source& source, const Target& target,
                   const row_groups& groups, index_t rows, index_t columns) {
-  launch(name, stream, detail::shape_of_rows(groups, rows, columns),
+  launch(name, stream, detail::block_of_lanes<1>::shape(groups, rows, columns),
          detail::convert_rows_kernel<Source, Target>, source, target, groups, rows, columns);
 }
 

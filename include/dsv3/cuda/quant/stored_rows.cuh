@@ -38,6 +38,7 @@ struct bf16_bytes {
 template <class Byte>
 struct e5m6_rows {
   using element = e5m6;
+  static constexpr int tiles_across = 1;
   using numbers = eight<float>;
   narrow_rows_tensors<Byte> rows;
   bool packs;

@@ -23,18 +23,23 @@ struct page_tiles {
 
 // ---- selection --------------------------------------------------------------------------------------------
 
-/// Each block of rows has its own axis of work, on which the sequences stand one after the other, each as
-/// long as its overhead and its tiles of keys. The axis is cut into equal parts, a thread block each; where a
-/// cut falls into a sequence, the sequence is split. So the lengths, which only the device knows, decide
-/// which sums are made where: a query's bits are the same from run to run, but not in other company.
+/// A cluster of one or two thread blocks, 64 rows each, shares the keys that it loads. Each cluster of rows
+/// has its own axis of work, on which the sequences stand one after the other, each as long as its overhead
+/// and its tiles of keys. The axis is cut into equal parts, a cluster each; where a cut falls into a
+/// sequence, the sequence is split. So the lengths, which only the device knows, decide which sums are made
+/// where: a query's bits are the same from run to run, but not in other company.
 struct page_plan {
-  int row_blocks, parts;
+  int clusters, blocks, parts;  // of rows; thread blocks of a cluster; parts of an axis
+
+  DSV3_HOST_DEVICE int row_blocks() const { return clusters * blocks; }
 };
 template <class Args>
 page_plan plan_pages(const Args& args) {
-  const index_t row_blocks = ceil_div(args.queries.max_length * args.q_latent.extent(1), page_tiles::rows);
-  const index_t parts = std::max<index_t>(multiprocessors() / std::max<index_t>(row_blocks, 1), 1);
-  return {static_cast<int>(row_blocks), static_cast<int>(parts)};
+  const index_t rows = args.queries.max_length * args.q_latent.extent(1);
+  const index_t blocks = rows > page_tiles::rows ? 2 : 1;
+  const index_t clusters = ceil_div(rows, blocks * page_tiles::rows);
+  const index_t parts = std::max<index_t>(multiprocessors() / std::max<index_t>(clusters * blocks, 1), 1);
+  return {static_cast<int>(clusters), static_cast<int>(blocks), static_cast<int>(parts)};
 }
 
 DSV3_HOST_DEVICE inline int parts_of(long long length, int parts) {
@@ -49,7 +54,20 @@ DSV3_HOST_DEVICE inline int part_of(long long length, int parts, long long place
   return static_cast<int>(((place + 1) * parts + length - 1) / length) - 1;
 }
 
-/// How long a sequence is on the axis of a block of rows: nothing where it has none of them.
+/// The rows of a cluster, and those of one of its blocks.
+template <class Args>
+__device__ __forceinline__ decode_rows cluster_rows(const Args& args, const page_plan& plan, index_t sequence,
+                                                    int cluster) {
+  return decode_rows_of(args, plan.clusters, sequence * plan.clusters + cluster,
+                        plan.blocks * page_tiles::rows);
+}
+__device__ __forceinline__ decode_rows block_rows(decode_rows rows, int block) {
+  rows.first = min(rows.first + block * page_tiles::rows, rows.last);
+  rows.last = min(rows.first + page_tiles::rows, rows.last);
+  return rows;
+}
+
+/// How long a sequence is on the axis of a cluster: nothing where it has none of its rows.
 __device__ inline int axis_length(const decode_rows& rows) {
   if (rows.count() == 0) return 0;
   return page_tiles::overhead + static_cast<int>(ceil_div(rows.most_seen(), index_t{page_tiles::keys}));
@@ -57,35 +75,34 @@ __device__ inline int axis_length(const decode_rows& rows) {
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
-/// One block of rows of a sequence over tiles [first, last) of its keys.
+/// One block of rows of a sequence over tiles [first, last) of its keys; none where it has no `tiles`.
 struct page_work {
   decode_rows rows;
+  bool some;               // false: nothing is left
   int first, last, tiles;  // `tiles`: of the sequence
-  int end, least_seen;     // keys of this part that some row sees, and that all see
+  int end, least_seen;     // keys of this part that some row of the cluster sees, and that all see
   const std::int32_t* table;
-  int page_tiles_each;  // tiles in a page
+  int page_tiles_each;         // tiles in a page
+  int seen[page_tiles::rows];  // keys of this part that a row sees
 };
 
-/// A thread block's part of an axis, in shared memory.
+/// A thread block's part of an axis, in shared memory: what it does now, and next.
 struct page_part {
-  page_work work;               // at present
-  int seen[page_tiles::rows];   // keys of it that a row sees
+  page_work work[2];
   long long begin, end, start;  // on the axis; of the next sequence
   index_t next;                 // sequence
   long long reached[8];         // by warps along the axis
 };
 
-/// This part of the axis and its first sequence; by all threads. The first part leaves where every sequence
-/// begins in `starts`, for the kernel after this one.
-template <class Args>
-__device__ void find_part(const Args& args, const page_plan& plan, int row_block, int part, page_part& own,
-                          long long* starts) {
+/// This part of the axis and its first sequence; by 256 threads that `sync` with each other. The first part
+/// leaves where every sequence begins in `starts`, for the kernel after this one.
+template <class Args, class Sync>
+__device__ __forceinline__ void find_part(const Args& args, const page_plan& plan, int cluster, int part,
+                                          page_part& own, long long* starts, const Sync& sync) {
   const int thread = threadIdx.x, lane = thread % 32;
   const index_t sequences = args.queries.sequences();
   const auto length = [&](index_t b) {
-    return b < sequences ? axis_length(decode_rows_of(args, plan.row_blocks, b * plan.row_blocks + row_block,
-                                                      page_tiles::rows))
-                         : 0;
+    return b < sequences ? axis_length(cluster_rows(args, plan, b, cluster)) : 0;
   };
   // Sums over 256 sequences at a time; `visit` is told where each begins.
   const auto walk = [&](auto&& visit) {
@@ -98,9 +115,9 @@ __device__ void find_part(const Args& args, const page_plan& plan, int row_block
         const long long other = __shfl_up_sync(all_lanes, reached, step);
         if (lane >= step) reached += other;
       }
-      __syncthreads();
+      sync();
       if (lane == 31) own.reached[thread / 32] = reached;
-      __syncthreads();
+      sync();
       for (int warp = 0; warp < thread / 32; ++warp) reached += own.reached[warp];
       visit(first + thread, before + reached - tiles, tiles);
       for (int warp = 0; warp < 8; ++warp) before += own.reached[warp];
@@ -112,25 +129,26 @@ __device__ void find_part(const Args& args, const page_plan& plan, int row_block
   const long long begin = part < parts ? part_begin(whole, parts, part) : whole;
   const long long end = part < parts ? part_begin(whole, parts, part + 1) : whole;
   if (thread == 0) own.next = sequences, own.start = whole, own.begin = begin, own.end = end;
-  __syncthreads();
+  sync();
   walk([&](index_t b, long long start, int tiles) {
     if (part == 0 && b < sequences) starts[b] = start;
     // Of the sequences that reach beyond the part's begin the first; sequences of no length reach nowhere.
     if (tiles > 0 && start <= begin && begin < start + tiles) own.next = b, own.start = start;
   });
   if (part == 0 && thread == 0) starts[sequences] = whole;
-  __syncthreads();
+  sync();
 }
 
-/// Finds the next sequence that this part has something of; by all threads, false where there is none.
-template <class Args>
-__device__ __forceinline__ bool next_work(const Args& args, const page_plan& plan, int row_block,
-                                          page_part& own) {
+/// Finds the next sequence that this part has something of; by the same threads, false where there is none.
+/// `block` is the thread block's number in the cluster.
+template <class Args, class Sync>
+__device__ __forceinline__ bool next_work(const Args& args, const page_plan& plan, int cluster, int block,
+                                          page_part& own, page_work& work, const Sync& sync) {
   index_t b = own.next;
   long long start = own.start;
+  sync();  // everybody knows them, and nobody reads the work before it any more
   for (int length; b < args.queries.sequences() && start < own.end; ++b, start += length) {
-    const decode_rows rows =
-        decode_rows_of(args, plan.row_blocks, b * plan.row_blocks + row_block, page_tiles::rows);
+    const decode_rows rows = cluster_rows(args, plan, b, cluster);
     length = axis_length(rows);
     if (length == 0) continue;
     const int tiles = length - page_tiles::overhead;
@@ -143,23 +161,23 @@ __device__ __forceinline__ bool next_work(const Args& args, const page_plan& pla
     const auto limited = [last](index_t seen) {
       return static_cast<int>(min(seen, index_t{last} * page_tiles::keys));
     };
-    __syncthreads();  // nobody reads the work before it any more
+    const decode_rows mine = block_rows(rows, block);
     if (threadIdx.x == 0) {
-      own.work = {.rows = rows,
-                  .first = first,
-                  .last = last,
-                  .tiles = tiles,
-                  .end = limited(rows.most_seen()),
-                  .least_seen = limited(rows.seen(0)),
-                  .table = &args.cache.table(b, 0),
-                  .page_tiles_each = static_cast<int>(args.cache.page_rows() / page_tiles::keys)};
+      work.rows = mine, work.some = true;
+      work.first = first, work.last = last, work.tiles = tiles;
+      work.end = limited(rows.most_seen()), work.least_seen = mine.count() > 0 ? limited(mine.seen(0)) : 0;
+      work.table = &args.cache.table(b, 0);
+      work.page_tiles_each = static_cast<int>(args.cache.page_rows() / page_tiles::keys);
       own.next = b + 1, own.start = start + length;
     }
     if (threadIdx.x < page_tiles::rows)
-      own.seen[threadIdx.x] = limited(rows.seen(min(index_t{threadIdx.x}, rows.count() - 1)));
-    __syncthreads();
+      work.seen[threadIdx.x] =
+          mine.count() > 0 ? limited(mine.seen(min(index_t{threadIdx.x}, mine.count() - 1))) : 0;
+    sync();
     return true;
   }
+  if (threadIdx.x == 0) work.some = false;
+  sync();
   return false;
 }
 
@@ -176,19 +194,19 @@ __global__ void __launch_bounds__(256)
   if (warp < sequences) check_cache(args.cache, warp, wrong.cache);
 
   const index_t index = warp / page_tiles::rows, r = warp % page_tiles::rows;
-  if (index >= sequences * plan.row_blocks) return;
-  const index_t b = index / plan.row_blocks;
-  const int row_block = static_cast<int>(index % plan.row_blocks);
-  starts += row_block * (sequences + 1);
+  if (index >= sequences * plan.row_blocks()) return;
+  const index_t b = index / plan.row_blocks();
+  const int row_block = static_cast<int>(index % plan.row_blocks()), cluster = row_block / plan.blocks;
+  starts += cluster * (sequences + 1);
   const long long begin = starts[b] + page_tiles::overhead, end = starts[b + 1], length = starts[sequences];
   if (end <= begin) return;
   const int parts = parts_of(length, plan.parts);
   const int first = part_of(length, parts, begin), last = part_of(length, parts, end - 1);
-  const decode_rows rows = decode_rows_of(args, plan.row_blocks, index, page_tiles::rows);
+  const decode_rows rows = block_rows(cluster_rows(args, plan, b, cluster), row_block % plan.blocks);
   if (first == last || r >= rows.count()) return;
 
   const auto place = [&](int part) {
-    return (2 * (static_cast<index_t>(part) * plan.row_blocks + row_block) + (part == first)) *
+    return (2 * (static_cast<index_t>(part) * plan.row_blocks() + row_block) + (part == first)) *
                page_tiles::rows +
            r;
   };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Absorbed attention over pages on Hopper: 64 rows of heads × queries, the 64 x 512 sums of a thread block
-// divided between two warpgroups by columns, as FlashMLA does it.
+// divided between two warpgroups by columns, as FlashMLA does it; two thread blocks share the keys they load.
 #pragma once
 
 #include <dsv3/cuda/attention/mla_decode/page_schedule.cuh>
@@ -18,13 +18,19 @@ struct alignas(1024) page_room {
   unsigned char keys[2][page_tiles::panels][page_tiles::panel_bytes];  // of an even and an odd tile
   unsigned char even_weights[page_tiles::panel_bytes];
   float highest[64], even_scale[64], odd_scale[64], sum[2][64];
-  mbarrier full[2][page_tiles::panels];
+  mbarrier full[2][page_tiles::panels], empty[2][2];  // of a buffer's halves: left, right
+  mbarrier known[2], taken[2];                        // part.work: written, and read by those who load
   page_part part;
 };
 
-/// Barriers of the two warpgroups: each of the first three says that something of the even or the odd tile is
-/// ready; the others are those of one warpgroup.
-enum class page_barrier : unsigned { even_scale = 1, odd_weights, even_weights, warpgroup };
+static_assert(sizeof(page_room) <= 227 * 1024);
+
+/// Barriers of the two warpgroups that multiply: each of the first three says that something of the even or
+/// the odd tile is ready, the next is where both meet; the others are those of one warpgroup.
+enum class page_barrier : unsigned { even_scale = 1, odd_weights, even_weights, both, warpgroup };
+
+/// Threads: two warpgroups multiply, the third loads.
+inline constexpr int page_threads = 384, page_multipliers = 256;
 
 #if DSV3_SM90A
 
@@ -116,36 +122,64 @@ __device__ __forceinline__ void add_values(page_state& state, const unsigned cha
                                             operand_after(operand, 2048 * step), true);
 }
 
-/// Loads panels [begin, end) of a tile; by one thread. A page that is none of the pool's reads as zeros.
-__device__ __forceinline__ void load_panels(page_room& room, const CUtensorMap& map, int buffer, int tile,
-                                            int page, int begin, int end) {
-  const int row = tile % room.part.work.page_tiles_each * page_tiles::keys;
-  for (int panel = begin; panel < end; ++panel) {
-    room.full[buffer][panel].arrive_and_expect(page_tiles::panel_bytes);
-    load_box(room.keys[buffer][panel], map, room.full[buffer][panel], 64 * panel, row, page,
-             keep_in_l2::briefly);
+/// One half of each tile of one parity, from sequence to sequence: a thread waits until no thread block of
+/// the cluster reads the half any more, then loads its share of the panels for all of them. A last tile
+/// without a partner is loaded twice; nobody sees it the second time. A page that is none of the pool's reads
+/// as zeros.
+template <class Args>
+__device__ __forceinline__ void load_tiles(const Args& args, const page_plan& plan, page_room& room,
+                                           const CUtensorMap& map, int buffer, int half) {
+  const int rank = plan.blocks > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int begin = half == 0 ? 0 : page_tiles::half_panels;
+  const int end = half == 0 ? page_tiles::half_panels : page_tiles::panels;
+  const bool ahead = half == 0 && buffer % plan.blocks == rank;  // whether this thread brings tiles near, too
+  unsigned lap = 1;
+  for (int item = 0;; ++item) {
+    room.known[item % 2].wait(item / 2 & 1);
+    const page_work& work = room.part.work[item % 2];
+    if (!work.some) return;
+    const int last = work.last, each = work.page_tiles_each;
+    const std::int32_t* table = work.table;
+    int tile = work.first + buffer;
+    room.taken[item % 2].arrive();
+    for (; tile < last + buffer; tile += 2, lap ^= 1) {
+      const int at = min(tile, last - 1), page = table[at / each], row = at % each * page_tiles::keys;
+      room.empty[buffer][half].wait(lap);
+      for (int panel = begin; panel < end; ++panel) {
+        mbarrier& full = room.full[buffer][panel];
+        full.arrive_and_expect(page_tiles::panel_bytes);
+        if (plan.blocks == 1)
+          load_box(room.keys[buffer][panel], map, full, 64 * panel, row, page, keep_in_l2::briefly);
+        else if (panel % 2 == rank)
+          load_box_to_all(room.keys[buffer][panel], map, full, 3, 64 * panel, row, page, keep_in_l2::briefly);
+      }
+      if (ahead && tile + 2 < last) {
+        const int next = table[(tile + 2) / each];
+        if (next >= 0 && next < args.cache.pages.extent(0)) {
+          const auto& pages = args.cache.pages;
+          const index_t elements =
+              (page_tiles::keys - 1) * pages.stride(1) + page_tiles::rank + page_tiles::rope;
+          prefetch_bytes(&pages(next, (tile + 2) % each * page_tiles::keys, 0),
+                         static_cast<unsigned>(2 * elements));
+        }
+      }
+    }
   }
 }
-__device__ __forceinline__ int page_of(const page_room& room, int tile) {
-  return room.part.work.table[tile / room.part.work.page_tiles_each];
-}
-/// Brings a tile that is loaded in the next round near. By one thread.
-__device__ __forceinline__ void prefetch_tile(const view<const bf16, 3>& pages, const page_room& room,
-                                              int tile, int page) {
-  if (page >= pages.extent(0)) return;
-  const int row = tile % room.part.work.page_tiles_each * page_tiles::keys;
-  const index_t elements = (page_tiles::keys - 1) * pages.stride(1) + page_tiles::rank + page_tiles::rope;
-  prefetch_bytes(&pages(page, row, 0), static_cast<unsigned>(2 * elements));
+/// A half is read no more by this warp: says so to all blocks of the cluster.
+__device__ __forceinline__ void release(page_room& room, const page_plan& plan, int buffer, int half) {
+  if (const int lane = threadIdx.x % 32; lane < plan.blocks)
+    room.empty[buffer][half].arrive_at(static_cast<unsigned>(lane));
 }
 
 /// Turns scores into weights exp2(score - highest) and returns by what earlier sums are to be multiplied.
 /// `factor` is the softmax scale in base 2, above zero.
-__device__ __forceinline__ void weigh(page_state& state, page_room& room, int tile, float factor,
-                                      float (&scale)[2]) {
+__device__ __forceinline__ void weigh(page_state& state, page_room& room, const page_work& work, int tile,
+                                      float factor, float (&scale)[2]) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
   const int first_key = tile * page_tiles::keys;
-  if (first_key + page_tiles::keys > room.part.work.least_seen) {
-    const int seen[2] = {room.part.seen[upper], room.part.seen[upper + 8]};
+  if (first_key + page_tiles::keys > work.least_seen) {
+    const int seen[2] = {work.seen[upper], work.seen[upper + 8]};
 #pragma unroll
     for (int i = 0; i < 32; ++i)
       if (first_key + sum_column(thread, i) >= seen[i / 2 % 2]) state.scores[i] = -INFINITY;
@@ -173,8 +207,8 @@ __device__ __forceinline__ void weigh(page_state& state, page_room& room, int ti
 
 /// Zeroes the latents of a tile's keys that nobody sees: what lies there may be NaN, and is multiplied by
 /// zero. By a warpgroup; true where something was to be done.
-__device__ __forceinline__ bool clear_unseen(page_room& room, int buffer, int tile) {
-  const int seen = max(room.part.work.end - tile * page_tiles::keys, 0);
+__device__ __forceinline__ bool clear_unseen(page_room& room, const page_work& work, int buffer, int tile) {
+  const int seen = max(work.end - tile * page_tiles::keys, 0);
   if (seen >= page_tiles::keys) return false;
   for (int i = threadIdx.x % 128; i < (page_tiles::keys - seen) * 64; i += 128) {
     const int panel = i / 8 % 8, row = seen + i / 64;
@@ -184,10 +218,10 @@ __device__ __forceinline__ bool clear_unseen(page_room& room, int buffer, int ti
 }
 
 __device__ __forceinline__ void sync_all(page_barrier which) {
-  named_sync(static_cast<unsigned>(which), 256);
+  named_sync(static_cast<unsigned>(which), page_multipliers);
 }
 __device__ __forceinline__ void arrive(page_barrier which) {
-  named_arrive(static_cast<unsigned>(which), 256);
+  named_arrive(static_cast<unsigned>(which), page_multipliers);
 }
 __device__ __forceinline__ void sync_warpgroup(int group) {
   named_sync(static_cast<unsigned>(page_barrier::warpgroup) + group, 128);
@@ -196,30 +230,24 @@ __device__ __forceinline__ void sync_warpgroup(int group) {
 /// Tiles come in pairs. The first warpgroup has the scores of the even tile and the left half of the sums,
 /// the second the scores of the odd tile and the right half; each multiplies its own weights from registers
 /// and the other's from shared memory. While one is in its softmax the other has the tensor cores:
-///   even: scores · softmax · even weights by left values · odd weights by left values · next scores
-///   odd:  scores · softmax · odd weights by right values · even weights by right values · next scores
-/// Half a tile is loaded anew as soon as nobody needs it: the left half by the first warpgroup, the right
-/// half, with the rotary panel, by the second.
-__device__ __forceinline__ void attend_even(page_state& state, page_room& room, const CUtensorMap& map,
-                                            const view<const bf16, 3>& pages, float factor, int& phase) {
+///   even: scores · softmax · even weights by left values · odd weights by left values
+///   odd:  scores · softmax · odd weights by right values · even weights by right values
+/// Half a tile may be loaded anew as soon as it was multiplied: the left halves say the first warpgroup, the
+/// right halves, with the rotary panel, the second.
+__device__ __forceinline__ void attend_even(page_state& state, page_room& room, const page_work& work,
+                                            const page_plan& plan, float factor, int& phase) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
   const auto loaded = [&](int panel) { room.full[0][panel].wait(phase); };
-  add_scores<0, page_tiles::panels>(state, room, 0, true, loaded);
-  commit_products();
-  wait_products<0>();
-  pin(state.scores);
-  phase ^= 1;
-  for (int tile = room.part.work.first;; tile += 2) {
-    const bool even_next = tile + 2 < room.part.work.last, odd_next = tile + 3 < room.part.work.last;
-    int page[2] = {0, 0};  // read long before it is needed
-    if (thread == 0 && even_next) page[0] = page_of(room, tile + 2);
-    if (thread == 0 && odd_next) page[1] = page_of(room, tile + 3);
-    const int ahead = thread == 32 && tile + 4 < room.part.work.last ? page_of(room, tile + 4) : -1;
+  for (int tile = work.first; tile < work.last; tile += 2, phase ^= 1) {
+    add_scores<0, page_tiles::panels>(state, room, 0, true, loaded);
+    commit_products();
+    wait_products<0>();
+    pin(state.scores);
 
     float scale[2];
-    weigh(state, room, tile, factor, scale);
+    weigh(state, room, work, tile, factor, scale);
     if (thread % 4 == 0) room.even_scale[upper] = scale[0], room.even_scale[upper + 8] = scale[1];
-    if (clear_unseen(room, 0, tile)) {
+    if (clear_unseen(room, work, 0, tile)) {
       publish_shared();
       sync_warpgroup(0);
     }
@@ -229,11 +257,10 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
     pin(state.scores);
     add_values(state, room.keys[0][0]);
     commit_products();
-    if (ahead >= 0) prefetch_tile(pages, room, tile + 4, ahead);
     wait_products<0>();
     pin(state.sums);
+    release(room, plan, 0, 0);
     sync_all(page_barrier::odd_weights);
-    if (thread == 0 && even_next) load_panels(room, map, 0, tile + 2, page[0], 0, page_tiles::half_panels);
 
     scale[0] = room.odd_scale[upper], scale[1] = room.odd_scale[upper + 8];
 #pragma unroll
@@ -248,52 +275,31 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
     pin(state.scores);
     add_values(state, room.queries[page_tiles::panels - 1], room.keys[1][0]);
     commit_products();
-    if (even_next) {
-      wait_products<0>();
-      pin(state.sums);
-      sync_warpgroup(0);
-      if (thread == 0 && odd_next) load_panels(room, map, 1, tile + 3, page[1], 0, page_tiles::half_panels);
-      add_scores<0, page_tiles::panels>(state, room, 0, true, loaded);
-      commit_products();
-      phase ^= 1;
-    }
-    // Outside the branch, or the assembler waits after every product.
     wait_products<0>();
-    pin(state.scores);
     pin(state.sums);
-    if (!even_next) break;
+    release(room, plan, 1, 0);
   }
 }
 
-__device__ __forceinline__ void attend_odd(page_state& state, page_room& room, const CUtensorMap& map,
-                                           const view<const bf16, 3>& pages, float factor, int& phase) {
+__device__ __forceinline__ void attend_odd(page_state& state, page_room& room, const page_work& work,
+                                           const page_plan& plan, float factor, int& phase) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
-  // A last tile without a partner: nothing is loaded, and nobody sees what lies there.
-  bool partner = room.part.work.first + 1 < room.part.work.last;
-  const auto loaded = [&](int panel) {
-    if (partner) room.full[1][panel].wait(phase);
-  };
-  add_scores<page_tiles::half_panels, page_tiles::panels>(state, room, 1, true, loaded);
-  add_scores<0, page_tiles::half_panels>(state, room, 1, false, loaded);
-  commit_products();
-  wait_products<0>();
-  pin(state.scores);
-  phase ^= partner ? 1 : 0;
-  for (int tile = room.part.work.first;; tile += 2) {
-    const bool even_next = tile + 2 < room.part.work.last, odd_next = tile + 3 < room.part.work.last;
-    int page[2] = {0, 0};
-    if (thread == 0 && even_next) page[0] = page_of(room, tile + 2);
-    if (thread == 0 && odd_next) page[1] = page_of(room, tile + 3);
-    const int ahead = thread == 32 && tile + 5 < room.part.work.last ? page_of(room, tile + 5) : -1;
+  const auto loaded = [&](int panel) { room.full[1][panel].wait(phase); };
+  for (int tile = work.first; tile < work.last; tile += 2, phase ^= 1) {
+    add_scores<page_tiles::half_panels, page_tiles::panels>(state, room, 1, true, loaded);
+    add_scores<0, page_tiles::half_panels>(state, room, 1, false, loaded);
+    commit_products();
+    wait_products<0>();
+    pin(state.scores);
 
     sync_all(page_barrier::even_scale);
     const float even[2] = {room.even_scale[upper], room.even_scale[upper + 8]};
     state.exponentials[0] *= even[0], state.exponentials[1] *= even[1];
     float scale[2];
-    weigh(state, room, tile + 1, factor, scale);
+    weigh(state, room, work, tile + 1, factor, scale);
     if (thread % 4 == 0) room.odd_scale[upper] = scale[0], room.odd_scale[upper + 8] = scale[1];
     state.store_weights(room.queries[page_tiles::panels - 1]);
-    const bool cleared = clear_unseen(room, 1, tile + 1);
+    const bool cleared = clear_unseen(room, work, 1, tile + 1);
     publish_shared();
     if (cleared) sync_warpgroup(1);
     arrive(page_barrier::odd_weights);
@@ -302,36 +308,20 @@ __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, c
     pin(state.scores);
     add_values(state, room.keys[1][page_tiles::half_panels]);
     commit_products();
-    if (ahead >= 0) prefetch_tile(pages, room, tile + 5, ahead);
     sync_all(page_barrier::even_weights);
     add_values(state, room.even_weights, room.keys[0][page_tiles::half_panels]);
     commit_products();
-    if (even_next) {
-      wait_products<1>();
-      sync_warpgroup(1);
-      if (thread == 0 && odd_next)
-        load_panels(room, map, 1, tile + 3, page[1], page_tiles::half_panels, page_tiles::panels);
-      wait_products<0>();
-      sync_warpgroup(1);
-      if (thread == 0)
-        load_panels(room, map, 0, tile + 2, page[0], page_tiles::half_panels, page_tiles::panels);
-      partner = odd_next;
-      add_scores<page_tiles::half_panels, page_tiles::panels>(state, room, 1, true, loaded);
-      add_scores<0, page_tiles::half_panels>(state, room, 1, false, loaded);
-      commit_products();
-      phase ^= partner ? 1 : 0;
-    }
+    wait_products<1>();
+    release(room, plan, 1, 1);
     wait_products<0>();
-    pin(state.scores);
     pin(state.sums);
-    if (!even_next) break;
+    release(room, plan, 0, 1);
   }
 }
 
-/// Queries of the work's rows into shared memory, zeros beyond the last; a warp to a row.
+/// Queries of the work's rows on their way into shared memory, zeros beyond the last; a warp to a row.
 template <class Args>
-__device__ __forceinline__ void load_queries(const Args& args, page_room& room) {
-  const decode_rows& rows = room.part.work.rows;
+__device__ __forceinline__ void load_queries(const Args& args, const decode_rows& rows, page_room& room) {
   const int lane = threadIdx.x % 32;
   for (int row = threadIdx.x / 32; row < page_tiles::rows; row += 8) {
     const bool there = row < rows.count();
@@ -345,16 +335,15 @@ __device__ __forceinline__ void load_queries(const Args& args, page_room& room) 
     }
   }
   commit_copies();
-  wait_copies<0>();
-  publish_shared();
 }
 
 /// z and lse of a whole sequence's rows, or their part's result: sums divided, lse in base 2.
 template <class Args>
-__device__ __forceinline__ void leave_result(const Args& args, page_room& room, page_state& state,
-                                             index_t place, float* partial_sums, float* partial_lse) {
-  const decode_rows& rows = room.part.work.rows;
-  const bool whole = room.part.work.first == 0 && room.part.work.last == room.part.work.tiles;
+__device__ __forceinline__ void leave_result(const Args& args, const page_work& work, page_room& room,
+                                             page_state& state, index_t place, float* partial_sums,
+                                             float* partial_lse) {
+  const decode_rows& rows = work.rows;
+  const bool whole = work.first == 0 && work.last == work.tiles;
   partial_sums += place * page_tiles::rows * page_tiles::rank, partial_lse += place * page_tiles::rows;
   const int group = threadIdx.x / 128, thread = threadIdx.x % 128, upper = sum_row(thread, 0);
 #pragma unroll
@@ -362,7 +351,7 @@ __device__ __forceinline__ void leave_result(const Args& args, page_room& room, 
     const float sum = sum_lanes<4>(state.exponentials[h]);
     if (thread % 4 == 0) room.sum[group][upper + 8 * h] = sum;
   }
-  __syncthreads();
+  sync_all(page_barrier::both);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = upper + 8 * h;
@@ -390,48 +379,74 @@ __device__ __forceinline__ void leave_result(const Args& args, page_room& room, 
 
 #endif
 
-/// A thread block takes one part of the work of one block of rows. Of a sequence that it shares it leaves a
-/// result in place 0 where it found it begun, in place 1 where it begins it.
+/// A cluster takes one part of the work of its rows. Of a sequence that it shares it leaves a result in place
+/// 0 where it found it begun, in place 1 where it begins it.
 template <class Args>
-__global__ void __launch_bounds__(256, 1)
+__global__ void __launch_bounds__(page_threads, 1)
     attend_pages_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ Args args,
-                        page_plan plan, float* partial_sums, float* partial_lse, long long* starts) {
+                        const __grid_constant__ page_plan plan, float* partial_sums, float* partial_lse,
+                        long long* starts) {
 #if DSV3_SM90A
   extern __shared__ page_room page_rooms[];
   page_room& room = page_rooms[0];
   const int row_block = blockIdx.x, part = blockIdx.y, thread = threadIdx.x;
+  const int cluster = row_block / plan.blocks, block = row_block % plan.blocks;
   const int group = __shfl_sync(all_lanes, thread / 128, 0);  // the compiler sees that warps do not part
   if (thread == 0) {
     prefetch_map(map);
-    for (int panel = 0; panel < 2 * page_tiles::panels; ++panel)
-      room.full[panel / page_tiles::panels][panel % page_tiles::panels].init(1);
+    for (int i = 0; i < 2; ++i) {
+      for (int panel = 0; panel < page_tiles::panels; ++panel) room.full[i][panel].init(1);
+      for (int half = 0; half < 2; ++half) room.empty[i][half].init(static_cast<unsigned>(4 * plan.blocks));
+      room.known[i].init(1), room.taken[i].init(4);
+    }
     publish_barriers();
   }
-  find_part(args, plan, row_block, part, room.part, starts + row_block * (args.queries.sequences() + 1));
-  const float factor = static_cast<float>(args.scale) * log2_of_e;
-  int phase = 0;  // of this warpgroup's buffer
+  __syncthreads();
+  cluster_arrive();
+  cluster_wait();
 
-  while (next_work(args, plan, row_block, room.part)) {
-    if (thread == 0)
-      for (int buffer = 0; buffer < 2 && room.part.work.first + buffer < room.part.work.last; ++buffer)
-        load_panels(room, map, buffer, room.part.work.first + buffer,
-                    page_of(room, room.part.work.first + buffer), 0, page_tiles::panels);
-    if (thread < page_tiles::rows) room.highest[thread] = -INFINITY;
-    load_queries(args, room);
-    __syncthreads();
-    page_state state;
-    state.load_rope(room.queries[page_tiles::panels - 1]);
-    __syncthreads();
-    if (room.part.work.first < room.part.work.last) {
+  if (group == 2) {
+    give_registers<40>();
+    if (thread % 32 == 0) load_tiles(args, plan, room, map, thread / 32 % 2, thread / 64 % 2);
+    __syncwarp();
+  } else {
+    take_registers<232>();
+    const auto sync = [] { sync_all(page_barrier::both); };
+    find_part(args, plan, cluster, part, room.part, starts + cluster * (args.queries.sequences() + 1), sync);
+    const float factor = static_cast<float>(args.scale) * log2_of_e;
+    int phase = 0;  // of both buffers
+
+    const auto find = [&](int item) {
+      if (thread == 0) room.taken[item % 2].wait((item / 2 & 1) ^ 1);
+      const bool some = next_work(args, plan, cluster, block, room.part, room.part.work[item % 2], sync);
+      if (thread == 0) room.known[item % 2].arrive();
+      return some;
+    };
+    bool some = find(0);
+    for (int item = 0; some; ++item) {
+      const page_work& work = room.part.work[item % 2];
+      load_queries(args, work.rows, room);
+      some = find(item + 1);
+      if (thread < page_tiles::rows) room.highest[thread] = -INFINITY;
+      wait_copies<0>();
+      publish_shared();
+      sync();
+      page_state state;
+      state.load_rope(room.queries[page_tiles::panels - 1]);
+      sync();
       if (group == 0)
-        attend_even(state, room, map, args.cache.pages, factor, phase);
+        attend_even(state, room, work, plan, factor, phase);
       else
-        attend_odd(state, room, map, args.cache.pages, factor, phase);
+        attend_odd(state, room, work, plan, factor, phase);
+      const index_t place =
+          2 * (static_cast<index_t>(part) * plan.row_blocks() + row_block) + (work.first == 0);
+      leave_result(args, work, room, state, place, partial_sums, partial_lse);
+      sync();
     }
-    const index_t place =
-        2 * (static_cast<index_t>(part) * plan.row_blocks + row_block) + (room.part.work.first == 0);
-    leave_result(args, room, state, place, partial_sums, partial_lse);
   }
+  // Nobody leaves while others may still write to its shared memory.
+  cluster_arrive();
+  cluster_wait();
 #else
   __trap();
 #endif
