@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Installs what is missing where it may, builds the programs, learns a tokenizer of 512 tokens and trains `tiny` on this
 # repository's own text, which ends with text that the model writes while its MTP module drafts: under six minutes on two
-# cores. Further arguments go to dsv3-train and win over the ones here; dsv3-train --help names them.
+# cores. Where there is an NVIDIA GPU and its compiler, it is built for that and trains there, and says so. Further
+# arguments go to dsv3-train and win over the ones here; dsv3-train --help names them.
 #
 #   examples/train.sh                          a new folder runs/tiny-<time>
 #   examples/train.sh --steps 3000 --lr 1e-3   longer
@@ -14,12 +15,21 @@ need_packages g++:g++ cmake:cmake make:make nlohmann/json.hpp:nlohmann-json3-dev
   CLI/CLI.hpp:libcli11-dev cblas.h:libopenblas-openmp-dev
 
 # A folder of its own, so that tests and benches, and what they need, stay out of the way.
-build=build/train
+build=build/train cuda=()
+nvcc=$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc || true)
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1 | tr -d .) || capability=
+if [ -n "$nvcc" ] && [ "${capability:-0}" -ge 80 ]; then
+  echo "train.sh: a GPU of compute capability $capability and nvcc found, builds for it and trains on it"
+  [ "$capability" != 90 ] || capability=90a
+  build=build/train-gpu
+  cuda=(-DDSV3_CUDA=ON "-DDSV3_NVCC=$nvcc" "-DCMAKE_CUDA_ARCHITECTURES=$capability")
+fi
 if [ -z "${CMAKE_GENERATOR:-}" ] && [ ! -e "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then
   export CMAKE_GENERATOR=Ninja
 fi
 mkdir -p build
-cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DDSV3_TESTS=OFF -DDSV3_BENCH=OFF > "$build.log" 2>&1 ||
+cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DDSV3_TESTS=OFF -DDSV3_BENCH=OFF ${cuda[@]+"${cuda[@]}"} \
+  > "$build.log" 2>&1 ||
   { cat "$build.log" >&2; exit 1; }
 cmake --build "$build" --target dsv3-train dsv3-tokenize -j "$(nproc)"
 
