@@ -27,12 +27,6 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-/// Brings `bytes`, a multiple of 16 as the address is, into the second-level cache.
-__device__ __forceinline__ void prefetch_bytes(const void* from, unsigned bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes)
-               : "memory");
-}
-
 // ---- loads: `full` gets the bytes of the whole box
 
 __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, mbarrier& full, int c0, int c1,
