@@ -184,7 +184,7 @@ __device__ __forceinline__ bool next_work(const Args& args, const page_plan& pla
 /// Joins the results of sequences that were split; a warp to a row. The first warps look after the numbers of
 /// the sequences too.
 template <class Args>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     combine_parts_kernel(Args args, page_plan plan, const float* partial_sums, const float* partial_lse,
                          const long long* starts, decode_misuse wrong) {
   const int lane = threadIdx.x % 32;
