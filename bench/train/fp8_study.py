@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Tables and figures of bench/train/fp8_study.sh: fp8_study.py FOLDER_OF_RUNS PATH_OF_DSV3_PLOT
+"""Tables and figures of bench/train/fp8_study.sh: fp8_study.py FOLDER_OF_RUNS PATH_OF_DSV3_PLOT [LABEL]
 
 Writes docs/data/fp8_study/NAME-SEED.jsonl, the losses of each finished run as means of twenty steps, and
-docs/data/fp8_study/summary.md; draws docs/figures/fp8_loss.svg and docs/figures/fp8_choices.svg.
+docs/data/fp8_study/summary.md; draws docs/figures/fp8_loss.svg and docs/figures/fp8_choices.svg. With a label these
+are fp8_study_LABEL, fp8_loss_LABEL and fp8_choices_LABEL.
 """
 import json
 import pathlib
@@ -78,12 +79,14 @@ def draw(plot, data, names, seed, title, out):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
+    label = sys.argv[3] if len(sys.argv) == 4 else ""
+    suffix = f"_{label}" if label else ""
     found = runs_of(pathlib.Path(sys.argv[1]))
     if not found:
         sys.exit(f"{sys.argv[1]}: no finished run found, expected folders with a file named finished")
-    data, figures = pathlib.Path("docs/data/fp8_study"), pathlib.Path("docs/figures")
+    data, figures = pathlib.Path(f"docs/data/fp8_study{suffix}"), pathlib.Path("docs/figures")
     store(found, data)
     order = ["fp32", "bf16", "fp8"]
     others = sorted(set(found) - set(order))
@@ -91,10 +94,10 @@ def main():
     summary = table(found)
     (data / "summary.md").write_text(summary)
     print(summary, end="")
-    draw(sys.argv[2], data, order, 1, "One text, one order of the data: midi in three precisions",
-         figures / "fp8_loss.svg")
-    draw(sys.argv[2], data, ["bf16", "fp8", *others], 1, "One choice of the 8-bit recipe changed at a time",
-         figures / "fp8_choices.svg")
+    draw(sys.argv[2], data, order, 1, "One text, one order of the data: three precisions" + (f", {label}" if label else ""),
+         figures / f"fp8_loss{suffix}.svg")
+    draw(sys.argv[2], data, ["bf16", "fp8", *others], 1, "One choice of the 8-bit recipe changed at a time" + (f", {label}" if label else ""),
+         figures / f"fp8_choices{suffix}.svg")
 
 
 if __name__ == "__main__":
