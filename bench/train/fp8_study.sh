@@ -57,8 +57,8 @@ train_one() {  # name, seed, flags
   local folder="$out/$1-$2"
   [ -e "$folder/finished" ] && return
   GOMP_SPINCOUNT=2000 "$bin/dsv3-train" --device "$device" --preset "$preset" --data "$out/text.txt" --out "$folder" \
-    --resume auto --seed "$2" --steps "$steps" --batch 8 --seq 128 --threads "$threads" --lr 8e-4 --lr-final 2e-5 --lr-hold 0.2 --warmup 200 \
-    --init-std 0.02 --bias-update 0.01 --eval-every 0 --eval-rows 64 --eval-draft 0 --sample-bytes 0 --save-every 250 \
+    --resume auto --seed "$2" --steps "$steps" --batch 8 --seq 128 --threads "$threads" --lr 8e-4 --lr-final 2e-5 \
+    --lr-hold 0.2 --warmup 200 --init-std 0.02 --bias-update 0.01 --eval-every 0 --eval-rows 64 --eval-draft 0 --sample-bytes 0 --save-every 250 \
     --print-every 250 $3 > "$folder.log" 2>&1 || { echo "$1, seed $2: failed, see $folder.log" && return 1; }
   touch "$folder/finished"
   echo "$1, seed $2: $(grep 'held-out' "$folder.log" | tail -1)"
