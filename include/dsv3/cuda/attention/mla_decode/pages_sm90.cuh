@@ -25,9 +25,10 @@ struct alignas(1024) page_room {
 
 static_assert(sizeof(page_room) <= 227 * 1024);
 
-/// Barriers of the two warpgroups that multiply: each of the first three says that something of the even or
-/// the odd tile is ready, the next is where both meet; the others are those of one warpgroup.
-enum class page_barrier : unsigned { even_scale = 1, odd_weights, even_weights, both, warpgroup };
+/// Barriers of the two warpgroups that multiply: the first two say that the weights of the even or the odd
+/// tile, and by what they change those before them, are ready; the next is where both meet, the others are
+/// those of one warpgroup.
+enum class page_barrier : unsigned { even_weights = 1, odd_weights, both, warpgroup };
 
 /// Threads: two warpgroups multiply, the third loads.
 inline constexpr int page_threads = 384, page_multipliers = 256;
@@ -229,11 +230,12 @@ __device__ __forceinline__ void sync_warpgroup(int group) {
 
 /// Tiles come in pairs. The first warpgroup has the scores of the even tile and the left half of the sums,
 /// the second the scores of the odd tile and the right half; each multiplies its own weights from registers
-/// and the other's from shared memory. While one is in its softmax the other has the tensor cores:
+/// and the other's from shared memory.
 ///   even: scores · softmax · even weights by left values · odd weights by left values
-///   odd:  scores · softmax · odd weights by right values · even weights by right values
+///   odd:  scores · even weights by right values, softmax meanwhile · odd weights by right values
 /// Half a tile may be loaded anew as soon as it was multiplied: the left halves say the first warpgroup, the
-/// right halves, with the rotary panel, the second.
+/// right halves, with the rotary panel, the second. The even tile is free before the odd one, and so loaded
+/// before it: while the first warpgroup is in its softmax, the second has the tensor cores for its scores.
 __device__ __forceinline__ void attend_even(page_state& state, page_room& room, const page_work& work,
                                             const page_plan& plan, float factor, int& phase) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
@@ -247,11 +249,11 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
     float scale[2];
     weigh(state, room, work, tile, factor, scale);
     if (thread % 4 == 0) room.even_scale[upper] = scale[0], room.even_scale[upper + 8] = scale[1];
-    if (clear_unseen(room, work, 0, tile)) {
-      publish_shared();
-      sync_warpgroup(0);
-    }
-    arrive(page_barrier::even_scale);
+    state.store_weights(room.even_weights);
+    const bool cleared = clear_unseen(room, work, 0, tile);
+    publish_shared();
+    if (cleared) sync_warpgroup(0);
+    arrive(page_barrier::even_weights);
     state.rescale(scale[0], scale[1]);
     pin(state.sums);
     pin(state.scores);
@@ -260,19 +262,12 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
     wait_products<0>();
     pin(state.sums);
     release(room, plan, 0, 0);
-    sync_all(page_barrier::odd_weights);
 
+    sync_all(page_barrier::odd_weights);
     scale[0] = room.odd_scale[upper], scale[1] = room.odd_scale[upper + 8];
-#pragma unroll
-    for (int i = 0; i < 32; ++i) state.scores[i] *= scale[i / 2 % 2];
     state.exponentials[0] *= scale[0], state.exponentials[1] *= scale[1];
-    state.round_weights();
-    state.store_weights(room.even_weights);
-    publish_shared();
-    arrive(page_barrier::even_weights);
     state.rescale(scale[0], scale[1]);
     pin(state.sums);
-    pin(state.scores);
     add_values(state, room.queries[page_tiles::panels - 1], room.keys[1][0]);
     commit_products();
     wait_products<0>();
@@ -292,10 +287,14 @@ __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, c
     wait_products<0>();
     pin(state.scores);
 
-    sync_all(page_barrier::even_scale);
-    const float even[2] = {room.even_scale[upper], room.even_scale[upper + 8]};
-    state.exponentials[0] *= even[0], state.exponentials[1] *= even[1];
-    float scale[2];
+    sync_all(page_barrier::even_weights);
+    float scale[2] = {room.even_scale[upper], room.even_scale[upper + 8]};
+    state.exponentials[0] *= scale[0], state.exponentials[1] *= scale[1];
+    state.rescale(scale[0], scale[1]);
+    pin(state.sums);
+    add_values(state, room.even_weights, room.keys[0][page_tiles::half_panels]);
+    commit_products();
+
     weigh(state, room, work, tile + 1, factor, scale);
     if (thread % 4 == 0) room.odd_scale[upper] = scale[0], room.odd_scale[upper + 8] = scale[1];
     state.store_weights(room.queries[page_tiles::panels - 1]);
@@ -303,19 +302,17 @@ __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, c
     publish_shared();
     if (cleared) sync_warpgroup(1);
     arrive(page_barrier::odd_weights);
-    state.rescale(even[0] * scale[0], even[1] * scale[1]);
+    wait_products<0>();
+    pin(state.sums);
+    release(room, plan, 0, 1);
+    state.rescale(scale[0], scale[1]);
     pin(state.sums);
     pin(state.scores);
     add_values(state, room.keys[1][page_tiles::half_panels]);
     commit_products();
-    sync_all(page_barrier::even_weights);
-    add_values(state, room.even_weights, room.keys[0][page_tiles::half_panels]);
-    commit_products();
-    wait_products<1>();
-    release(room, plan, 1, 1);
     wait_products<0>();
     pin(state.sums);
-    release(room, plan, 0, 1);
+    release(room, plan, 1, 1);
   }
 }
 
