@@ -73,10 +73,13 @@ struct implementation<op::mla_decode<P, cache_row::plain>, backend::hopper>
                  work.starts.data());
     const decode_misuse wrong{cuda::sequence_misuse_of(ctx, forward_args::name),
                               cuda::cache_misuse_of(ctx, forward_args::name)};
-    const index_t warps = std::max({sequences * plan.row_blocks() * page_tiles::rows, sequences, index_t{1}});
+    // Few rows are cut into pieces, so that long sequences are not joined by few warps.
+    const index_t rows = sequences * plan.row_blocks() * page_tiles::rows;
+    const bool few = rows <= 4096;
+    const index_t warps = std::max({rows * (few ? 4 : 1), sequences, index_t{1}});
     cuda::launch(forward_args::name, ctx.stream, {.grid = static_cast<unsigned>(ceil_div(warps, 8))},
-                 combine_parts_kernel<forward_args>, args, plan, work.sums.data(), work.lse.data(),
-                 work.starts.data(), wrong);
+                 few ? combine_parts_kernel<4, forward_args> : combine_parts_kernel<1, forward_args>, args,
+                 plan, work.sums.data(), work.lse.data(), work.starts.data(), wrong);
   }
 };
 

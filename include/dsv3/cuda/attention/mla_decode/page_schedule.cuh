@@ -181,46 +181,50 @@ __device__ __forceinline__ bool next_work(const Args& args, const page_plan& pla
   return false;
 }
 
-/// Joins the results of sequences that were split; a warp to a row. The first warps look after the numbers of
-/// the sequences too.
-template <class Args>
+/// Joins the results of sequences that were split; a warp to one of `Pieces` pieces of a row. The first warps
+/// look after the numbers of the sequences too.
+template <int Pieces, class Args>
 __global__ void __launch_bounds__(256, 2)
     combine_parts_kernel(Args args, page_plan plan, const float* partial_sums, const float* partial_lse,
                          const long long* starts, decode_misuse wrong) {
-  const int lane = threadIdx.x % 32;
-  const index_t warp = static_cast<index_t>(blockIdx.x) * 8 + threadIdx.x / 32;
-  const index_t sequences = args.queries.sequences();
+  constexpr int columns = page_tiles::rank / Pieces, packs = columns / 128;  // of a warp, of a lane
+  const unsigned lane = threadIdx.x % 32, warp = blockIdx.x * 8 + threadIdx.x / 32;
+  const auto sequences = static_cast<unsigned>(args.queries.sequences());
   if (warp == 0) offsets_hold(args.queries, wrong.queries);
   if (warp < sequences) check_cache(args.cache, warp, wrong.cache);
 
-  const index_t index = warp / page_tiles::rows, r = warp % page_tiles::rows;
-  if (index >= sequences * plan.row_blocks()) return;
-  const index_t b = index / plan.row_blocks();
-  const int row_block = static_cast<int>(index % plan.row_blocks()), cluster = row_block / plan.blocks;
-  starts += cluster * (sequences + 1);
+  const unsigned row = warp / Pieces, index = row / page_tiles::rows, r = row % page_tiles::rows;
+  const auto row_blocks = static_cast<unsigned>(plan.row_blocks()), row_block = index % row_blocks;
+  const unsigned b = index / row_blocks;
+  if (b >= sequences) return;
+  const int cluster = static_cast<int>(row_block) / plan.blocks;
+  starts += cluster * (args.queries.sequences() + 1);
   const long long begin = starts[b] + page_tiles::overhead, end = starts[b + 1], length = starts[sequences];
   if (end <= begin) return;
   const int parts = parts_of(length, plan.parts);
   const int first = part_of(length, parts, begin), last = part_of(length, parts, end - 1);
-  const decode_rows rows = block_rows(cluster_rows(args, plan, b, cluster), row_block % plan.blocks);
-  if (first == last || r >= rows.count()) return;
+  if (first == last) return;
+  const decode_rows rows =
+      block_rows(cluster_rows(args, plan, b, cluster), static_cast<int>(row_block) % plan.blocks);
+  if (r >= rows.count()) return;
 
   const auto place = [&](int part) {
-    return (2 * (static_cast<index_t>(part) * plan.row_blocks() + row_block) + (part == first)) *
-               page_tiles::rows +
-           r;
+    return (2 * (index_t{part} * row_blocks + row_block) + (part == first)) * page_tiles::rows + r;
   };
   float top = -INFINITY;
-  for (int part = first + lane; part <= last; part += 32) top = fmaxf(top, partial_lse[place(part)]);
+  for (int part = first + static_cast<int>(lane); part <= last; part += 32)
+    top = fmaxf(top, partial_lse[place(part)]);
   top = reduce_lanes(top, [](float a, float b) { return fmaxf(a, b); });
   const float shift = top == -INFINITY ? 0.0f : top;
-  float sums[16] = {}, weights = 0;
+  const unsigned column = warp % Pieces * columns + 4 * lane;
+  float sums[4 * packs] = {}, weights = 0;
+#pragma unroll 4
   for (int part = first; part <= last; ++part) {
     const float weight = exp2f(partial_lse[place(part)] - shift);
-    const float* from = partial_sums + place(part) * page_tiles::rank + 4 * lane;
+    const float* from = partial_sums + place(part) * page_tiles::rank + column;
     weights += weight;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < packs; ++i) {
       const auto values = load_pack<4>(from + 128 * i);
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[4 * i + e] += weight * values[e];
@@ -229,12 +233,12 @@ __global__ void __launch_bounds__(256, 2)
   const index_t t = rows.token + rows.query(r), head = rows.head(r);
   const float factor = rows.seen(r) > 0 ? 1 / weights : 1;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < packs; ++i) {
     const uint2 packed{pack_bf16(sums[4 * i] * factor, sums[4 * i + 1] * factor),
                        pack_bf16(sums[4 * i + 2] * factor, sums[4 * i + 3] * factor)};
-    *reinterpret_cast<uint2*>(&args.z(t, head, 128 * i + 4 * lane)) = packed;
+    *reinterpret_cast<uint2*>(&args.z(t, head, column + 128 * i)) = packed;
   }
-  if (lane == 0 && !args.lse.empty()) args.lse(head, t) = (top + log2f(weights)) * ln_of_2;
+  if (column == 0 && !args.lse.empty()) args.lse(head, t) = (top + log2f(weights)) * ln_of_2;
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cuda::detail
