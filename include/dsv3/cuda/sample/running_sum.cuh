@@ -44,6 +44,7 @@ __device__ Sum sum_stretches(index_t count, const Weight& weight, Sum* stretches
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const index_t length = ceil_div(count, index_t{weight_warps}), end = min((warp + 1) * length, count);
   Sum sum = 0;
+#pragma unroll 4
   for (index_t v = warp * length + lane; v < end; v += 32) sum += weight(v);
   sum = from_lane(running_sum(sum), 31);
   __syncthreads();

@@ -222,6 +222,7 @@ __global__ void __launch_bounds__(32 * weight_warps)
   const auto keep_larger = [&](double l, int v) {
     if (l > largest || (l == largest && v < first)) largest = l, first = v;
   };
+#pragma unroll 4
   for (index_t v = threadIdx.x; v < vocab; v += blockDim.x) keep_larger(logit(v), static_cast<int>(v));
   for (int step = 16; step > 0; step /= 2)
     keep_larger(__shfl_xor_sync(all_lanes, largest, step), __shfl_xor_sync(all_lanes, first, step));
@@ -238,6 +239,7 @@ __global__ void __launch_bounds__(32 * weight_warps)
     if (threadIdx.x == 0) args.totals(r) = 1;
     return;
   }
+#pragma unroll 4
   for (index_t v = threadIdx.x; v < vocab; v += blockDim.x)
     w[v] = op::token_weight(__ddiv_rn(__dsub_rn(logit(v), largest), options.temperature));
   __syncthreads();
