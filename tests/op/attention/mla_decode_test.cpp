@@ -316,6 +316,34 @@ TEST_CASE_TEMPLATE("scores of any finite size", P, fp64_reference, fp32) {
   }
 }
 
+#if defined(DSV3_TEST_BACKEND)
+TEST_CASE("many sequences of a large model, as the bodies of any GPU attend to them") {
+  using P = bf16_mixed;
+  for (const int heads : {16, 128}) {
+    CAPTURE(heads);
+    decode_size size{{}, {}, heads, 512, 64, 64, true};
+    for (int b = 0; b < 100; ++b) {  // some without queries, some with more queries than rows
+      size.queries.push_back(b % 7 == 3 ? 0 : 1 + b % 3);
+      size.lengths.push_back(b % 11 == 5 ? b % 4 : b * 97 % 530);
+    }
+    problem<P> here(size), there(size);
+    here.run();
+    cuda::device_memory memory;
+    cuda_context<backend::cuda> ctx{.state = {&support::gpu()}};
+    const auto work = [&](auto& on) { op::mla_decode<P>::forward(on, there.args()); };
+    ctx.scratch = scratch_arena{memory, measure(ctx, work)};
+    work(ctx), synchronize(ctx);
+    CHECK(support::worst_row(here.z.values(), there.z.values(), size.rank) <= support::tolerance<P>::row);
+    CHECK(support::worst_row(here.lse.values(), there.lse.values(), here.tokens) <=
+          support::tolerance<fp32>::row);
+    CHECK(here.intact());
+    problem<P> again(size);
+    again.run();
+    CHECK(again.z.same_bits(here.z));  // from run to run
+  }
+}
+#endif
+
 TEST_CASE("lse is optional") {
   problem<fp32> with({{1, 2}, {90, 300}, 4, 9, 4}), without({{1, 2}, {90, 300}, 4, 9, 4});
   with.run();
