@@ -31,9 +31,16 @@ struct product_factor {
 template <class T>
 struct product_result {
   T* data;
-  index_t stride;
-  index_t part_stride = 0;
-  store into = store::write;
+  index_t stride, part_stride;
+  store into;
+  bool pairs;  // two neighbours from an even column on can be moved together
+
+  product_result(T* place, index_t row_stride, index_t apart = 0, store how = store::write)
+      : data(place),
+        stride(row_stride),
+        part_stride(apart),
+        into(how),
+        pairs(takes_packs<2>(place, row_stride) && apart % 2 == 0) {}
 };
 
 struct product_extents {

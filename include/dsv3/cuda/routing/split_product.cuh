@@ -192,19 +192,40 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_processor)
   promote();
   wait_copies<0>();
 
+  // visit(pair of sums, its place, how many of the two exist) for all neighbouring sums.
+  const auto each_pair = [&](auto&& visit) {
 #pragma unroll
-  for (int i = 0; i < blocks; ++i)
+    for (int i = 0; i < blocks; ++i)
 #pragma unroll
-    for (int v = 0; v < 4; ++v) {
-      const index_t m = first_m + row + 16 * i + fragment_row(lane) + v / 2 * 8;
-      if (m >= e.m) continue;
-      Out* to = out.data + blockIdx.y * out.part_stride + m * out.stride;
+      for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const index_t n = first_n + column + 8 * j + fragment_column(lane) + v % 2;
-        if (n < e.n) to[n] = Out(out.into == store::add ? float(to[n]) + total[i][j][v] : total[i][j][v]);
+        for (int j = 0; j < 4; ++j) {
+          const index_t m = first_m + row + 16 * i + fragment_row(lane) + 8 * half;
+          const index_t n = first_n + column + 8 * j + fragment_column(lane);
+          if (m < e.m && n < e.n)
+            visit(&total[i][j][2 * half], out.data + blockIdx.y * out.part_stride + m * out.stride + n,
+                  e.n - n);
+        }
+  };
+  // All former content is read before anything is written, so that the loads are under way together.
+  if (out.into == store::add)
+    each_pair([&](float* sum, const Out* from, index_t count) {
+      if (count > 1 && out.pairs) {
+        const auto former = load_pack<2>(from);
+        sum[0] += float(former[0]), sum[1] += float(former[1]);
+      } else {
+        sum[0] += float(from[0]);
+        if (count > 1) sum[1] += float(from[1]);
       }
+    });
+  each_pair([&](const float* sum, Out* to, index_t count) {
+    if (count > 1 && out.pairs) {
+      store_pack(to, pack<Out, 2>{Out(sum[0]), Out(sum[1])});
+    } else {
+      to[0] = Out(sum[0]);
+      if (count > 1) to[1] = Out(sum[1]);
     }
+  });
 }
 
 }  // namespace detail
