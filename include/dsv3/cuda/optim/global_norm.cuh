@@ -68,12 +68,13 @@ template <class Element>
 struct implementation<op::global_norm<Element>, backend::cuda> {
   using op_type = op::global_norm<Element>;
 
-  /// [blocks]   the sum of each block. Their number depends on the elements alone, so that the sum does; it
-  ///            is what a large GPU holds at once.
+  /// [blocks]   the sum of each block. Their number depends on the elements alone, so that the sum does: no
+  ///            more than four for each of 132 multiprocessors, which hold them all at once. A second wave
+  ///            of a few blocks would take as long as the first.
   template <class Ctx>
   static view<double, 1> scratch(const Ctx&, scratch_arena& arena,
                                  const typename op_type::accumulate_args& args) {
-    return arena.tensor<double>(std::min<index_t>(ceil_div(args.x.extent(0), 4096), 1024));
+    return arena.tensor<double>(std::min<index_t>(ceil_div(args.x.extent(0), 4096), 4 * 132));
   }
 
   template <class Ctx>
