@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 using namespace dsv3;
@@ -17,6 +18,7 @@ namespace {
 
 const oracle::narrow_float& oracle_of(fp8_e4m3) { return oracle::e4m3; }
 const oracle::narrow_float& oracle_of(fp8_e5m2) { return oracle::e5m2; }
+const oracle::narrow_float& oracle_of(e5m6) { return oracle::e5m6; }
 
 template <class From_, class Element_>
 struct types {
@@ -25,7 +27,7 @@ struct types {
 };
 #define DSV3_TYPES                                                                              \
   types<float, fp8_e4m3>, types<bf16, fp8_e4m3>, types<float, fp8_e5m2>, types<bf16, fp8_e5m2>, \
-      types<double, fp8_e4m3>
+      types<double, fp8_e4m3>, types<float, e5m6>, types<bf16, e5m6>
 
 std::vector<float> scales() {
   std::vector<float> result = {
@@ -71,7 +73,7 @@ TEST_CASE_TEMPLATE("a row rounds as each of its numbers does", Types, DSV3_TYPES
     const std::vector<From> x = numbers<From>(format, scale);
     const auto count = static_cast<index_t>(x.size());
     std::vector<Element> row(x.size()), each(x.size());
-    cpu::narrow(x.data(), scale, row.data(), count);
+    cpu::narrow(x.data(), cpu::one_scale{scale}, row.data(), count);
     for (index_t i = 0; i < count; ++i) {
       const auto n = static_cast<std::size_t>(i);
       const float number = static_cast<float>(x[n]);
@@ -79,19 +81,29 @@ TEST_CASE_TEMPLATE("a row rounds as each of its numbers does", Types, DSV3_TYPES
       const auto quotient = static_cast<float>(static_cast<double>(number) / static_cast<double>(scale));
       wrong += row[n].bits != format.round(quotient);
     }
+    // One for every number, and one for every 128.
     constexpr index_t width = 96;
-    cpu::scale_row<width> by;
-    std::vector<std::uint32_t> amax;
-    for (index_t i = 0; i < width; ++i) amax.push_back(cpu::magnitude_bits((i % 3 == 1 ? 448 : 600) * scale));
-    by.assign(amax.data(), width, 448, scale_kind::real);
-    for (index_t i = 0; i < width; ++i)
-      wrong += by.scales[i] !=
-               tile_scale(cpu::magnitude(amax[static_cast<std::size_t>(i)]), 448, scale_kind::real);
-    for (index_t i = 0; i + width <= count; i += width) {
-      cpu::narrow(x.data() + i, by, each.data(), width);
-      for (index_t k = 0; k < width; ++k) {
-        const float number = static_cast<float>(x[static_cast<std::size_t>(i + k)]);
-        wrong += each[static_cast<std::size_t>(k)].bits != Element(number / by.scales[k]).bits;
+    cpu::scale_row<width, From> own;
+    cpu::scale_row<40> tiles;
+    for (const scale_kind kind : {scale_kind::real, scale_kind::power_of_two}) {
+      std::vector<std::uint32_t> amax;
+      for (index_t i = 0; i < width; ++i)
+        amax.push_back(cpu::magnitude_bits((i % 3 == 1 ? 448 : 600) * scale));
+      own.assign(amax.data(), width, 448, kind), tiles.assign(amax.data(), 40, 448, kind);
+      for (index_t i = 0; i < width; ++i)
+        wrong += own.scales[i] != tile_scale(cpu::magnitude(amax[static_cast<std::size_t>(i)]), 448, kind);
+      const index_t in_tiles = std::min<index_t>(count, 40 * 128 - 27);
+      cpu::narrow_tiles(x.data(), tiles, row.data(), in_tiles);
+      for (index_t i = 0; i < in_tiles; ++i) {
+        const auto n = static_cast<std::size_t>(i);
+        wrong += row[n].bits != Element(static_cast<float>(x[n]) / tiles.scales[i / 128]).bits;
+      }
+      for (index_t i = 0; i + width <= count; i += width) {
+        cpu::narrow(x.data() + i, own, each.data(), width);
+        for (index_t k = 0; k < width; ++k) {
+          const float number = static_cast<float>(x[static_cast<std::size_t>(i + k)]);
+          wrong += each[static_cast<std::size_t>(k)].bits != Element(number / own.scales[k]).bits;
+        }
       }
     }
   }
@@ -108,7 +120,7 @@ TEST_CASE_TEMPLATE("rows of every length, and nothing after them", Types, DSV3_T
   for (index_t count = 0; count < 200; ++count) {
     std::vector<Element> codes(201, Element::from_bits(0x55));
     std::vector<From> back(201, From(-7.0f));
-    cpu::narrow(x.data(), 0.007f, codes.data(), count);
+    cpu::narrow(x.data(), cpu::one_scale{0.007f}, codes.data(), count);
     cpu::widen(codes.data(), 0.007f, back.data(), count);
     std::uint32_t largest = 0;
     for (index_t i = 0; i <= 200; ++i) {
@@ -131,14 +143,16 @@ TEST_CASE_TEMPLATE("every code widens as it does alone", Types, DSV3_TYPES) {
   using From = typename Types::From;
   using Element = typename Types::Element;
   std::vector<Element> codes;
-  for (int code = 0; code < 256; ++code) codes.push_back(Element::from_bits(static_cast<std::uint8_t>(code)));
+  constexpr int count = sizeof(Element) == 1 ? 256 : 4096;
+  for (int code = 0; code < count; ++code)
+    codes.push_back(Element::from_bits(static_cast<decltype(Element().bits)>(code)));
   int wrong = 0;
   for (const float scale : scales()) {
-    std::vector<From> row(256), by(256);
-    const std::vector<float> same(256, scale);
-    cpu::widen(codes.data(), scale, row.data(), 256);
-    cpu::widen(codes.data(), same.data(), by.data(), 256);
-    for (std::size_t i = 0; i < 256; ++i) {
+    std::vector<From> row(count), by(count);
+    const std::vector<float> same(count, scale);
+    cpu::widen(codes.data(), scale, row.data(), count);
+    cpu::widen(codes.data(), same.data(), by.data(), count);
+    for (std::size_t i = 0; i < count; ++i) {
       const From expected = From(static_cast<float>(codes[i]) * scale);
       for (const From found : {row[i], by[i]})
         wrong += static_cast<float>(expected) != static_cast<float>(found) &&
@@ -148,14 +162,45 @@ TEST_CASE_TEMPLATE("every code widens as it does alone", Types, DSV3_TYPES) {
   CHECK(wrong == 0);
 }
 
+TEST_CASE_TEMPLATE("magnitudes of tiles and columns leave NaN out", From, float, bf16, double) {
+  constexpr index_t rows = 37, columns = 300, stride = 311;
+  const random_stream random(20260101, 15);
+  for (const bool hurt : {false, true}) {
+    std::vector<From> x;
+    for (std::uint64_t i = 0; i < rows * stride; ++i) x.push_back(From(static_cast<float>(random.normal(i))));
+    if (hurt) x[5 * stride + 70] = x[9 * stride + 299] = From(std::numeric_limits<float>::quiet_NaN());
+    std::vector<cpu::magnitude_of<From>> found(columns, cpu::magnitude_bits(From(0.5f)));
+    cpu::raise_magnitudes(x.data(), stride, rows, found.data(), columns);
+    int wrong = 0;
+    for (index_t c = 0; c < columns; ++c) {
+      std::uint32_t largest = cpu::magnitude_bits(From(0.5f));
+      for (index_t r = 0; r < rows; ++r)
+        largest = std::max<std::uint32_t>(largest,
+                                          cpu::magnitude_bits(x[static_cast<std::size_t>(r * stride + c)]));
+      wrong += found[static_cast<std::size_t>(c)] != largest;
+    }
+    for (index_t r = 0; r < rows; ++r)
+      for (const index_t count : {1, 127, 128}) {
+        const From* row = x.data() + r * stride;
+        wrong += cpu::largest_of_tile(row, count) != cpu::largest_magnitude(row, count);
+      }
+    CHECK(wrong == 0);
+  }
+}
+
 TEST_CASE("bytes are transposed") {
-  std::vector<std::uint8_t> from(128 * 128), to(128 * 128);
+  struct square {
+    alignas(64) std::uint8_t at[128][128];
+  };
+  const auto from = std::make_unique<square>();
+  constexpr std::size_t stride = 150;
+  std::vector<std::uint8_t> to(128 * stride, 7);
   const random_stream random(20260101, 14);
-  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::uint8_t>(random.at(i).value[0]);
-  using square = std::uint8_t[128][128];
-  cpu::transpose_bytes(*reinterpret_cast<square*>(from.data()), *reinterpret_cast<square*>(to.data()));
+  for (std::size_t i = 0; i < 128 * 128; ++i)
+    from->at[i / 128][i % 128] = static_cast<std::uint8_t>(random.at(i).value[0]);
+  cpu::transpose_bytes(from->at, to.data(), stride);
   int wrong = 0;
-  for (std::size_t r = 0; r < 128; ++r)
-    for (std::size_t c = 0; c < 128; ++c) wrong += to[c * 128 + r] != from[r * 128 + c];
+  for (std::size_t c = 0; c < 128; ++c)
+    for (std::size_t r = 0; r < stride; ++r) wrong += to[c * stride + r] != (r < 128 ? from->at[r][c] : 7);
   CHECK(wrong == 0);
 }

@@ -4,32 +4,20 @@
 #pragma once
 
 #include <dsv3/base/index.hpp>
+#include <dsv3/cpu/host/magnitudes_avx512.hpp>
 #include <dsv3/cpu/host/narrow_avx512.hpp>
+#include <dsv3/cpu/host/tile_scales.hpp>
+#include <dsv3/cpu/host/transpose_avx512.hpp>
+#include <dsv3/cpu/host/widen_avx512.hpp>
 #include <dsv3/number/scale.hpp>
 #include <dsv3/number/traits.hpp>
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
 
 namespace dsv3::inline DSV3_ABI::cpu {
-
-/// The bits of a number without its sign: as whole numbers they are ordered as the magnitudes are. NaN is
-/// zero here, so that a NaN does not decide about the scale of its neighbours.
-DSV3_FORCE_INLINE std::uint32_t magnitude_bits(float x) {
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x) & 0x7FFFFFFFu;
-  return bits > 0x7F800000u ? 0u : bits;
-}
-DSV3_FORCE_INLINE std::uint32_t magnitude_bits(double x) { return magnitude_bits(static_cast<float>(x)); }
-DSV3_FORCE_INLINE std::uint16_t magnitude_bits(bf16 x) {
-  const auto bits = static_cast<std::uint16_t>(x.bits & 0x7FFFu);
-  return bits > 0x7F80u ? std::uint16_t{0} : bits;
-}
-DSV3_FORCE_INLINE float magnitude(std::uint32_t bits) { return std::bit_cast<float>(bits); }
-DSV3_FORCE_INLINE float magnitude(std::uint16_t bits) { return bf16::from_bits(bits); }
-
-template <class From>
-using magnitude_of = decltype(magnitude_bits(From()));
 
 /// The largest magnitude of a row.
 template <class From>
@@ -43,78 +31,78 @@ magnitude_of<From> largest_magnitude(const From* x, index_t count) {
   return largest;
 }
 
-/// largest[i] becomes the magnitude of x[i] where that is larger.
+#if DSV3_AVX512
 template <class From>
-void raise_magnitudes(const From* x, magnitude_of<From>* largest, index_t count) {
-  DSV3_SIMD
-  for (index_t i = 0; i < count; ++i) {
-    const auto bits = magnitude_bits(x[i]);
-    largest[i] = bits > largest[i] ? bits : largest[i];
-  }
-}
-
-/// What `narrow` may multiply by where that gives the bits of the division: NaN where it would not.
-DSV3_FORCE_INLINE float reciprocal(float scale) {
-  const bool outside = !(scale >= 0x1p-100f) || !(scale <= 0x1p100f);
-  const std::uint32_t nan = (0u - static_cast<std::uint32_t>(outside)) & 0x7FC00000u;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(1.0f / scale) | nan);
-}
-DSV3_FORCE_INLINE bool power_of_two(float scale) { return power_of_two_down(scale) == scale; }
-
-/// y = Element(x / scale)
-template <class From, class Element>
-void narrow(const From* x, float scale, Element* y, index_t count) {
-  const auto divide = [&](index_t first, index_t last) {
-    DSV3_SIMD
-    for (index_t i = first; i < last; ++i) y[i] = Element(static_cast<float>(x[i]) / scale);
-  };
-  index_t done = 0;
-#if DSV3_AVX512
-  if constexpr (avx512::takes<From, Element>) {
-    const auto multiplier = [factor = _mm512_set1_ps(reciprocal(scale))](index_t) { return factor; };
-    const auto divide_32 = [&](index_t i) { divide(i, i + 32); };
-    done = power_of_two(scale) ? avx512::narrow<true>(x, y, count, multiplier, divide_32)
-                               : avx512::narrow<false>(x, y, count, multiplier, divide_32);
-  }
+inline constexpr bool takes_magnitudes = std::is_same_v<From, float> || std::is_same_v<From, bf16>;
 #endif
-  divide(done, count);
-}
 
-/// Up to `capacity` scales, one for each of the numbers that they divide.
-template <index_t capacity>
-struct scale_row {
-  float scales[capacity], reciprocals[capacity];
-  bool powers_of_two = true;
-
-  /// Those of tiles whose largest magnitudes have these bits.
-  template <class Bits>
-  void assign(const Bits* magnitudes, index_t count, float largest, scale_kind kind) {
-    std::uint32_t mantissas = 0;
-    DSV3_SIMD
-    for (index_t i = 0; i < count; ++i) scales[i] = tile_scale(magnitude(magnitudes[i]), largest, kind);
-    for (index_t i = 0; i < count; ++i) {
-      reciprocals[i] = reciprocal(scales[i]);
-      mantissas |= std::bit_cast<std::uint32_t>(scales[i]) & 0x7FFFFFu;
+/// The same of a tile, up to 128 numbers.
+template <class From>
+DSV3_FORCE_INLINE magnitude_of<From> largest_of_tile(const From* x, index_t count) {
+#if DSV3_AVX512
+  if constexpr (takes_magnitudes<From>)
+    if (count == 128) {
+      const magnitude_of<From> largest = avx512::largest_of_tile(x);
+      if (magnitude(largest) == magnitude(largest)) return largest;  // no NaN among them
     }
-    powers_of_two = mantissas == 0;
+#endif
+  return largest_magnitude(x, count);
+}
+
+/// largest[c] becomes the largest magnitude of column c where that is larger.
+template <class From>
+void raise_magnitudes(const From* x, index_t stride, index_t rows, magnitude_of<From>* largest,
+                      index_t count) {
+  index_t done = 0;
+#if DSV3_AVX512
+  if constexpr (takes_magnitudes<From>) done = avx512::largest_of_columns(x, stride, rows, largest, count);
+#endif
+  for (index_t r = 0; r < rows; ++r) {
+    DSV3_SIMD
+    for (index_t c = done; c < count; ++c) {
+      const auto bits = magnitude_bits(x[r * stride + c]);
+      largest[c] = bits > largest[c] ? bits : largest[c];
+    }
   }
-};
-template <index_t capacity, class From, class Element>
-void narrow(const From* x, const scale_row<capacity>& by, Element* y, index_t count) {
+}
+
+/// y = Element(x / scale). Scales is one_scale or a scale_row.
+template <class From, class Scales, class Element>
+void narrow(const From* x, const Scales& by, Element* y, index_t count) {
   const auto divide = [&](index_t first, index_t last) {
     DSV3_SIMD
-    for (index_t i = first; i < last; ++i) y[i] = Element(static_cast<float>(x[i]) / by.scales[i]);
+    for (index_t i = first; i < last; ++i) y[i] = Element(static_cast<float>(x[i]) / by(i));
   };
   index_t done = 0;
 #if DSV3_AVX512
   if constexpr (avx512::takes<From, Element>) {
-    const auto multiplier = [&](index_t i) { return avx512::load_floats(by.reciprocals + i); };
     const auto divide_32 = [&](index_t i) { divide(i, i + 32); };
-    done = by.powers_of_two ? avx512::narrow<true>(x, y, count, multiplier, divide_32)
-                            : avx512::narrow<false>(x, y, count, multiplier, divide_32);
+    done = by.exact ? avx512::narrow<true>(x, y, count, by, divide_32)
+                    : avx512::narrow<false>(x, y, count, by, divide_32);
   }
 #endif
   divide(done, count);
+}
+/// The same with a scale for each 128 numbers.
+template <class From, index_t capacity, class Element>
+void narrow_tiles(const From* x, const scale_row<capacity>& by, Element* y, index_t count) {
+  index_t done = 0;
+#if DSV3_AVX512
+  if constexpr (avx512::takes<From, Element>) {
+    const auto divide_32 = [&](index_t i) {
+      const float scale = by(i / 128);
+      DSV3_SIMD
+      for (index_t k = i; k < i + 32; ++k) y[k] = Element(static_cast<float>(x[k]) / scale);
+    };
+    done = count / 128;
+    if (by.exact)
+      avx512::narrow_tiles<true>(x, y, done, by, divide_32);
+    else
+      avx512::narrow_tiles<false>(x, y, done, by, divide_32);
+  }
+#endif
+  for (index_t tile = done, c = 128 * done; c < count; ++tile, c += 128)
+    narrow(x + c, by.tile(tile), y + c, std::min<index_t>(128, count - c));
 }
 
 /// y = x · scale, a product of floats, then rounded to To
@@ -122,7 +110,11 @@ template <class Element, class To>
 void widen(const Element* x, float scale, To* y, index_t count) {
   index_t done = 0;
 #if DSV3_AVX512
-  if constexpr (avx512::takes<To, Element>) done = avx512::widen(x, scale, y, count);
+  if constexpr (avx512::takes<To, Element>)
+    done = avx512::widen(x, scale, y, count, [&](index_t i) {
+      DSV3_SIMD
+      for (index_t k = 0; k < 32; ++k) y[i + k] = To(static_cast<float>(x[i + k]) * scale);
+    });
 #endif
   DSV3_SIMD
   for (index_t i = done; i < count; ++i) y[i] = To(static_cast<float>(x[i]) * scale);
@@ -140,10 +132,13 @@ void prefetch(const T* from, index_t count) {
   for (index_t i = 0; i < count; i += line) __builtin_prefetch(from + i);
 }
 
-/// to[c][r] = from[r][c], of bytes.
+/// to[c · stride + r] = from[r][c], of bytes.
 template <class Byte>
-void transpose_bytes(const Byte (&from)[128][128], Byte (&to)[128][128]) {
+void transpose_bytes(const Byte (&from)[128][128], Byte* to, index_t stride) {
   static_assert(sizeof(Byte) == 1 && std::endian::native == std::endian::little);
+#if DSV3_AVX512
+  avx512::transpose_bytes(&from[0][0], to, stride);
+#else
   for (index_t row = 0; row < 128; row += 8) {
     // Eight rows as words of eight bytes. Exchanging halves, quarters and eighths of words between rows
     // transposes the 8x8 bytes of each column of words; the loop runs over such columns.
@@ -165,8 +160,10 @@ void transpose_bytes(const Byte (&from)[128][128], Byte (&to)[128][128]) {
     exchange(2, 0x0000FFFF0000FFFFu);
     exchange(1, 0x00FF00FF00FF00FFu);
     for (int c = 0; c < 16; ++c)
-      for (int r = 0; r < 8; ++r) std::memcpy(static_cast<void*>(&to[8 * c + r][row]), &words[r][c], 8);
+      for (int r = 0; r < 8; ++r)
+        std::memcpy(static_cast<void*>(to + (8 * c + r) * stride + row), &words[r][c], 8);
   }
+#endif
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cpu

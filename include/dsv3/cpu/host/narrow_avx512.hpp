@@ -1,168 +1,132 @@
 // SPDX-License-Identifier: MIT
-// The loops of host/narrow.hpp for processors with AVX-512 BW and VBMI2, 32 numbers at a time; empty
-// for others.
+// Rows to narrow codes on processors with AVX-512 BW and VBMI2, 32 numbers at a time; empty for others.
 #pragma once
 
-#include <dsv3/base/index.hpp>
-#include <dsv3/number/bf16.hpp>
-#include <dsv3/number/fp8.hpp>
+#include <dsv3/cpu/host/rounding_avx512.hpp>
 
 #include <array>
-#include <cstdint>
-#include <type_traits>
 
 #if DSV3_AVX512
 
-// GCC 12 takes the undefined registers that its own intrinsics begin with for uninitialised variables.
 #pragma GCC diagnostic push
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
-#include <immintrin.h>
 
 namespace dsv3::inline DSV3_ABI::cpu::avx512 {
 
+// ---- scales
+// -----------------------------------------------------------------------------------------------------------
+
+/// The factors of 32 numbers from i on.
+DSV3_FORCE_INLINE factors factors_at(one_scale by, index_t) {
+  return {_mm512_set1_ps(by.by), _mm512_set1_ps(by.by)};
+}
+template <index_t capacity, class From>
+DSV3_FORCE_INLINE factors factors_at(const scale_row<capacity, From>& by, index_t i) {
+  return {_mm512_loadu_ps(by.reciprocals + i), _mm512_loadu_ps(by.reciprocals + i + 16)};
+}
+
+/// The scales themselves.
+template <class From>
+DSV3_FORCE_INLINE factors divisors_at(one_scale by, index_t) {
+  return {_mm512_set1_ps(by.scale), _mm512_set1_ps(by.scale)};
+}
+template <class From, index_t capacity>
+DSV3_FORCE_INLINE factors divisors_at(const scale_row<capacity, From>& by, index_t i) {
+  const __m512 a = _mm512_loadu_ps(by.scales + i), b = _mm512_loadu_ps(by.scales + i + 16);
+  if constexpr (std::is_same_v<From, float>) return {a, b};
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  return {_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)};
+}
+
+/// Where the exponents of a format begin among those of 32 bf16 over powers of two.
 template <class Element>
-struct code_format;
-template <>
-struct code_format<fp8_e4m3> {
-  static constexpr int mantissa_bits = 3, bias = 7;
-  static constexpr short largest = 0x7E;
-};
-template <>
-struct code_format<fp8_e5m2> {
-  static constexpr int mantissa_bits = 2, bias = 15;
-  static constexpr short largest = 0x7B;
-};
-
-DSV3_FORCE_INLINE __m512 load_floats(const float* x) { return _mm512_loadu_ps(x); }
-DSV3_FORCE_INLINE __m512 load_floats(const bf16* x) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+DSV3_FORCE_INLINE __m512i zeros_at(one_scale by, index_t) {
+  constexpr std::uint32_t bias = static_cast<std::uint32_t>(code_format<Element>::bias) << 7;
+  return words(static_cast<int>((std::bit_cast<std::uint32_t>(by.scale) >> 16) - bias));
+}
+template <class Element, index_t capacity>
+DSV3_FORCE_INLINE __m512i zeros_at(const scale_row<capacity, bf16>& by, index_t i) {
+  return _mm512_sub_epi16(_mm512_loadu_si512(by.uppers + i), words(code_format<Element>::bias << 7));
 }
 
-/// Stores codes of the quotients whose products with a reciprocal are `low` (numbers 0 .. 15) and `high` (16
-/// .. 31). Returns which of the products may not tell: those beside a tie, below the smallest normal number,
-/// NaN. Products with the reciprocal of a power of two are the quotients: those are `exact`.
-///
-/// A product with a reciprocal is within 2.5 units in the last place of the rounded quotient. Both have the
-/// same code, unless a tie of the format lies between them, so ties are recognised with 16 units to either
-/// side. The rest takes the upper 16 bits of a number, with whether anything follows them as the last one.
-template <bool exact, class Element>
-DSV3_FORCE_INLINE __mmask32 round_products(__m512 low, __m512 high, Element* y) {
-  using format = code_format<Element>;
-  constexpr int dropped = 7 - format::mantissa_bits;
-  constexpr int zero = (127 - format::bias) << 7, smallest_normal = zero + (1 << 7);
-  const __m512i even_words = _mm512_add_epi16(
-      _mm512_set1_epi32(0x00020000),
-      _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                         _mm512_set1_epi32(0x00040004)));
-  const __m512i a = _mm512_castps_si512(low), b = _mm512_castps_si512(high);
-  const __m512i one = _mm512_set1_epi16(1);
-  const __m512i tail = _mm512_permutex2var_epi16(a, even_words, b);
-  const __m512i head = _mm512_permutex2var_epi16(a, _mm512_add_epi16(even_words, one), b);
-  const __m512i number = _mm512_or_si512(head, _mm512_min_epu16(tail, one));
-  const __m512i magnitude = _mm512_and_si512(number, _mm512_set1_epi16(0x7FFF));
+// ---- rows
+// -----------------------------------------------------------------------------------------------------------
 
-  __mmask32 doubtful = _mm512_mask_cmpgt_epu16_mask(
-      _mm512_test_epi16_mask(magnitude, magnitude),
-      _mm512_sub_epi16(magnitude, _mm512_set1_epi16(static_cast<short>(smallest_normal))),
-      _mm512_set1_epi16(static_cast<short>(0x7F80 - smallest_normal)));
-  if constexpr (!exact) {
-    // What follows the format's last bit, to 16 bits; half a step is 0x8000.
-    const __m512i rest = _mm512_shldi_epi16(head, tail, 16 - dropped);
-    doubtful |= _mm512_cmple_epu16_mask(_mm512_sub_epi16(rest, _mm512_set1_epi16(0x7FFF)), one);
-  }
+/// The upper bytes of 32 words, and where they come from.
+constexpr auto upper_bytes = [] {
+  std::array<std::uint8_t, 64> order{};
+  for (unsigned i = 0; i < 32; ++i) order[i] = static_cast<std::uint8_t>(2 * i + 1);
+  return order;
+}();
+template <class Byte>
+DSV3_FORCE_INLINE void store_codes(__m512i codes, Byte* y) {
+  const __m512i bytes = _mm512_permutexvar_epi8(_mm512_loadu_si512(upper_bytes.data()), codes);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_castsi512_si256(bytes));
+}
+DSV3_FORCE_INLINE void store_codes(__m512i codes, e5m6* y) { _mm512_storeu_si512(y, codes); }
 
-  const __m512i half = _mm512_set1_epi16((1 << (dropped - 1)) - 1);
-  const __m512i steps = _mm512_subs_epu16(magnitude, _mm512_set1_epi16(static_cast<short>(zero)));
-  const __m512i rounded =
-      _mm512_srli_epi16(_mm512_add_epi16(_mm512_add_epi16(steps, half),
-                                         _mm512_and_si512(_mm512_srli_epi16(steps, dropped), one)),
-                        dropped);
-  const __m512i bounded = _mm512_min_epu16(rounded, _mm512_set1_epi16(format::largest));
-  // bounded | (number >> 8 & 0x80)
-  const __m512i codes =
-      _mm512_ternarylogic_epi32(bounded, _mm512_srli_epi16(number, 8), _mm512_set1_epi16(0x80), 0xF8);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_cvtepi16_epi8(codes));
-  return doubtful;
+/// 32 codes; which of them may be wrong.
+template <bool exact, class From, class Element, class Scales>
+DSV3_FORCE_INLINE __mmask32 narrow_group(const From* x, Element* y, const Scales& by, index_t i) {
+  rounded result;
+  if constexpr (exact && std::is_same_v<From, bf16>)
+    result = round_shifted<Element>(x + i, zeros_at<Element>(by, i));
+  else
+    result = round_quotients<exact, Element>(quotients<arithmetic::multiply>(x + i, factors_at(by, i)));
+  store_codes(result.codes, y + i);
+  return result.doubtful;
 }
 
-/// As many of y = Element(x / scale) as groups of 32 have; returns how many. `multipliers(i)` are 16
-/// reciprocals from number i on, `each(i)` does 32 numbers by division: afterwards, because in the loop it
-/// would take the registers that hold constants.
-template <bool exact, class From, class Element, class Multipliers, class Each>
-DSV3_FORCE_INLINE index_t narrow(const From* x, Element* y, index_t count, Multipliers&& multipliers,
-                                 Each&& each) {
+/// The same 32 by division; `each(i)` does them one by one where even that is not enough: beside the smallest
+/// numbers.
+template <class From, class Element, class Scales, class Each>
+void divide_group(const From* x, Element* y, const Scales& by, index_t i, const Each& each) {
+  const rounded result =
+      round_quotients<true, Element>(quotients<arithmetic::divide>(x + i, divisors_at<From>(by, i)));
+  store_codes(result.codes, y + i);
+  if (result.doubtful != 0) each(i);
+}
+
+/// As many of y = Element(x / scale) as groups of 32 have; returns how many. What products cannot tell is
+/// done afterwards, because in the loop it would take the registers that hold constants.
+template <bool exact, class From, class Element, class Scales, class Each>
+DSV3_FORCE_INLINE index_t narrow(const From* x, Element* y, index_t count, const Scales& by, Each&& each) {
   index_t i = 0;
   while (i + 32 <= count) {
     const index_t begin = i;
     std::uint64_t again = 0;  // one bit for each group
-    for (std::uint64_t group = 1; group != 0 && i + 32 <= count; group <<= 1, i += 32) {
-      const __m512 low = _mm512_mul_ps(load_floats(x + i), multipliers(i));
-      const __m512 high = _mm512_mul_ps(load_floats(x + i + 16), multipliers(i + 16));
-      if (round_products<exact>(low, high, y + i) != 0) again |= group;
-    }
-    for (; again != 0; again &= again - 1) each(begin + 32 * __builtin_ctzll(again));
+    for (std::uint64_t group = 1; group != 0 && i + 32 <= count; group <<= 1, i += 32)
+      if (narrow_group<exact>(x, y, by, i) != 0) again |= group;
+    for (; again != 0; again &= again - 1) divide_group(x, y, by, begin + 32 * __builtin_ctzll(again), each);
   }
   return i;
 }
-
-/// The values of all codes without sign as bf16, which holds them exactly.
-template <class Element>
-inline constexpr auto values_of = [] {
-  std::array<std::uint16_t, 128> table{};
-  for (unsigned code = 0; code < 128; ++code)
-    table[code] = bf16(static_cast<float>(Element::from_bits(static_cast<std::uint8_t>(code)))).bits;
-  return table;
-}();
-
-DSV3_FORCE_INLINE void store_products(__m512 low, __m512 high, float* y) {
-  _mm512_storeu_ps(y, low);
-  _mm512_storeu_ps(y + 16, high);
-}
-// Rounded as bf16's constructor does it.
-DSV3_FORCE_INLINE __m512i rounded_words(__m512 x) {
-  const __m512i bits = _mm512_castps_si512(x), upper = _mm512_srli_epi32(bits, 16);
-  const __m512i even = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-  const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), even);
-  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_mask_or_epi32(_mm512_srli_epi32(sum, 16), nan, upper, _mm512_set1_epi32(0x40));
-}
-DSV3_FORCE_INLINE void store_products(__m512 low, __m512 high, bf16* y) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_cvtepi32_epi16(rounded_words(low)));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16), _mm512_cvtepi32_epi16(rounded_words(high)));
-}
-
-/// As many of y = x · scale as groups of 32 have; returns how many.
-template <class Element, class To>
-index_t widen(const Element* x, float scale, To* y, index_t count) {
-  const std::uint16_t* table = values_of<Element>.data();
-  const __m512i t0 = _mm512_loadu_si512(table), t1 = _mm512_loadu_si512(table + 32);
-  const __m512i t2 = _mm512_loadu_si512(table + 64), t3 = _mm512_loadu_si512(table + 96);
-  const __m512 factor = _mm512_set1_ps(scale);
-  index_t i = 0;
-  for (; i + 32 <= count; i += 32) {
-    const __m512i codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i)));
-    const __mmask32 upper = _mm512_test_epi16_mask(codes, _mm512_set1_epi16(0x40));
-    const __m512i magnitudes = _mm512_mask_blend_epi16(upper, _mm512_permutex2var_epi16(t0, codes, t1),
-                                                       _mm512_permutex2var_epi16(t2, codes, t3));
-    // magnitudes | (codes << 8 & 0x8000)
-    const __m512i values = _mm512_ternarylogic_epi32(magnitudes, _mm512_slli_epi16(codes, 8),
-                                                     _mm512_set1_epi16(static_cast<short>(0x8000)), 0xF8);
-    const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(values));
-    const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(values, 1));
-    store_products(_mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(low, 16)), factor),
-                   _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(high, 16)), factor), y + i);
+/// The same of whole tiles of 128.
+template <bool exact, class From, class Element, index_t capacity, class Each>
+DSV3_FORCE_INLINE void narrow_tiles(const From* x, Element* y, index_t tiles, const scale_row<capacity>& by,
+                                    Each&& each) {
+  static_assert(capacity <= 64);
+  std::uint64_t again = 0;
+  for (index_t tile = 0; tile < tiles; ++tile) {
+    const one_scale scale = by.tile(tile);
+    __mmask32 doubtful = 0;
+    DSV3_UNROLL
+    for (index_t i = 0; i < 128; i += 32)
+      doubtful |= narrow_group<exact>(x + 128 * tile, y + 128 * tile, scale, i);
+    if (doubtful != 0) again |= std::uint64_t{1} << tile;
   }
-  return i;
+  for (; again != 0; again &= again - 1)
+    for (index_t tile = __builtin_ctzll(again), i = 0; i < 128; i += 32)
+      divide_group(x, y, by.tile(tile), 128 * tile + i, each);
 }
 
 template <class From, class Element>
-inline constexpr bool takes = (std::is_same_v<From, float> ||
-                               std::is_same_v<From, bf16>)&&(std::is_same_v<Element, fp8_e4m3> ||
-                                                             std::is_same_v<Element, fp8_e5m2>);
+inline constexpr bool takes = (std::is_same_v<From, float> || std::is_same_v<From, bf16>)&&(
+    std::is_same_v<Element, fp8_e4m3> || std::is_same_v<Element, fp8_e5m2> || std::is_same_v<Element, e5m6>);
 
 }  // namespace dsv3::inline DSV3_ABI::cpu::avx512
 

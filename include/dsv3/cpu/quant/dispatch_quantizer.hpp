@@ -43,7 +43,7 @@ struct implementation<op::dispatch_quantizer<P, Element>, backend::cpu> {
     if (args.group != scale_group::tensor)
       for (index_t t = begin; t < end; ++t)
         each_tile(first, last, [&](index_t tile, index_t c, index_t count) {
-          magnitudes[tile] = std::max(magnitudes[tile], cpu::largest_magnitude(&args.x(t, c), count));
+          magnitudes[tile] = std::max(magnitudes[tile], cpu::largest_of_tile(&args.x(t, c), count));
         });
     float scales[cpu::strip_columns / 128];
     each_tile(first, last, [&](index_t tile, index_t, index_t) {
@@ -53,7 +53,7 @@ struct implementation<op::dispatch_quantizer<P, Element>, backend::cpu> {
     for (index_t t = begin; t < end; ++t) {
       const index_t row = args.plan.row_of(t, 0);
       each_tile(first, last, [&](index_t tile, index_t c, index_t count) {
-        cpu::narrow(&args.x(t, c), scales[tile], &args.rows.values(row, c), count);
+        cpu::narrow(&args.x(t, c), cpu::one_scale{scales[tile]}, &args.rows.values(row, c), count);
       });
       for (index_t k = 0; k < args.plan.row_of.extent(1); ++k) {
         const index_t copy = args.plan.row_of(t, k);

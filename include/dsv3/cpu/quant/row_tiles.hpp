@@ -27,15 +27,15 @@ void parallel_strips(int threads, const row_groups& groups, index_t rows, index_
 /// Codes of up to strip_columns numbers; put(tile, scale) for each 128 of them.
 template <class From, class Element, class Put>
 void quantize_strip(const From* x, index_t count, scale_kind kind, Element* y, Put&& put) {
-  // All scales first: each is the end of a chain of operations that others can overlap with.
-  float scales[strip_columns / 128];
-  for (index_t c = 0, tile = 0; c < count; c += 128, ++tile) {
-    const float amax = magnitude(largest_magnitude(x + c, std::min<index_t>(128, count - c)));
-    scales[tile] = tile_scale(amax, static_cast<float>(number_traits<Element>::max), kind);
-    put(tile, scales[tile]);
-  }
-  for (index_t c = 0, tile = 0; c < count; c += 128, ++tile)
-    narrow(x + c, scales[tile], y + c, std::min<index_t>(128, count - c));
+  constexpr index_t most = strip_columns / 128;
+  magnitude_of<From> magnitudes[most] = {};
+  scale_row<most> by;
+  const index_t tiles = ceil_div(count, 128);
+  for (index_t tile = 0; tile < tiles; ++tile)
+    magnitudes[tile] = largest_of_tile(x + 128 * tile, std::min<index_t>(128, count - 128 * tile));
+  by.assign(magnitudes, tiles, static_cast<float>(number_traits<Element>::max), kind);
+  for (index_t tile = 0; tile < tiles; ++tile) put(tile, by.scales[tile]);
+  narrow_tiles(x, by, y, count);
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cpu

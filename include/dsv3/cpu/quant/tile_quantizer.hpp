@@ -59,7 +59,7 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
       each_strip(stretch, [&](const cpu::row_band& band, index_t first, index_t last) {
         for (index_t c = first; c < last; c += 128) set_scales(args, band, c, std::min(c + 128, last), scale);
         for (index_t r = band.begin; r < band.end; ++r)
-          cpu::narrow(&args.x(r, first), scale, &args.y.values(r, first), last - first);
+          cpu::narrow(&args.x(r, first), cpu::one_scale{scale}, &args.y.values(r, first), last - first);
       });
     } else if (args.group == scale_group::block || (!single_rows && !single_columns)) {
       each_strip(stretch, [&](const cpu::row_band& band, index_t first, index_t last) {
@@ -100,10 +100,10 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
   static void narrow_columns(const forward_args& args, const cpu::row_band& band, index_t first,
                              index_t end) {
     cpu::magnitude_of<From> magnitudes[strip] = {};
-    cpu::scale_row<strip> by;
+    cpu::scale_row<strip, From> by;
     const index_t count = std::min(strip, end - first), next = std::min(strip, end - first - count);
-    for (index_t r = band.begin; r < band.end; ++r)
-      cpu::raise_magnitudes(&args.x(r, first), magnitudes, count);
+    cpu::raise_magnitudes(&args.x(band.begin, first), args.x.stride(0), band.end - band.begin, magnitudes,
+                          count);
     by.assign(magnitudes, count, largest, args.scales);
     for (index_t c = 0; c < count; ++c) args.y.scales(band.tile, first + c) = by.scales[c];
     for (index_t r = band.begin; r < band.end; ++r) {
@@ -113,21 +113,20 @@ struct implementation<op::tile_quantizer<From, Element, Tile>, backend::cpu> {
   }
 
   static void narrow_blocks(const forward_args& args, const cpu::row_band& band, index_t first, index_t end) {
-    cpu::magnitude_of<From> magnitudes[strip / 128] = {};
-    float scales[strip / 128];
+    constexpr index_t most = strip / 128;
+    cpu::magnitude_of<From> magnitudes[most] = {};
+    cpu::scale_row<most> by;
     const index_t count = std::min(strip, end - first), last = first + count;
     for (index_t r = band.begin; r < band.end; ++r)
       for (index_t c = first, i = 0; c < last; c += 128, ++i)
         magnitudes[i] =
-            std::max(magnitudes[i], cpu::largest_magnitude(&args.x(r, c), std::min<index_t>(128, last - c)));
-    for (index_t c = first, i = 0; c < last; c += 128, ++i) {
-      scales[i] = tile_scale(cpu::magnitude(magnitudes[i]), largest, args.scales);
-      set_scales(args, band, c, std::min(c + 128, last), scales[i]);
-    }
+            std::max(magnitudes[i], cpu::largest_of_tile(&args.x(r, c), std::min<index_t>(128, last - c)));
+    by.assign(magnitudes, ceil_div(count, 128), largest, args.scales);
+    for (index_t c = first, i = 0; c < last; c += 128, ++i)
+      set_scales(args, band, c, std::min(c + 128, last), by.scales[i]);
     for (index_t r = band.begin; r < band.end; ++r) {
       cpu::prefetch(&args.x(r, first) + count, std::min(strip, end - last));
-      for (index_t c = first, i = 0; c < last; c += 128, ++i)
-        cpu::narrow(&args.x(r, c), scales[i], &args.y.values(r, c), std::min<index_t>(128, last - c));
+      cpu::narrow_tiles(&args.x(r, first), by, &args.y.values(r, first), count);
     }
   }
 

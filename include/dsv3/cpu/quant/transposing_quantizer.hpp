@@ -32,14 +32,18 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
     each_block(ctx, args, args.x, [&](const cpu::row_band& band, index_t first, index_t last) {
       const float scale = transpose(args, band, first, last, &args.x(band.begin, first), args.x.stride(0),
                                     whole, after(args.x, last));
-      for (index_t r = band.begin; r < band.end; ++r) {
-        const From* row = &args.x(r, first);
-        const float own =
-            args.group == scale_group::tile
-                ? tile_scale(cpu::magnitude(cpu::largest_magnitude(row, last - first)), largest, args.scales)
-                : scale;
-        y.scales(r, first / 128) = own;
-        cpu::narrow(row, own, &y.values(r, first), last - first);
+      cpu::magnitude_of<From> magnitudes[128] = {};
+      cpu::scale_row<128> own;  // of the tokens
+      const index_t tokens = band.end - band.begin, channels = last - first;
+      if (args.group == scale_group::tile)
+        for (index_t r = 0; r < tokens; ++r)
+          magnitudes[r] = cpu::largest_of_tile(&args.x(band.begin + r, first), channels);
+      own.assign(magnitudes, tokens, largest, args.scales);
+      for (index_t r = 0; r < tokens; ++r) {
+        const index_t token = band.begin + r;
+        const cpu::one_scale by = args.group == scale_group::tile ? own.tile(r) : cpu::one_scale{scale};
+        y.scales(token, first / 128) = by.scale;
+        cpu::narrow(&args.x(token, first), by, &y.values(token, first), channels);
       }
     });
   }
@@ -57,13 +61,13 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
       });
     const float whole = cpu::magnitude(seen.load());
     each_block(ctx, args, args.y.values, [&](const cpu::row_band& band, index_t first, index_t last) {
-      float x[128][128];
-      for (index_t r = band.begin; r < band.end; ++r) {
-        const Element* row = &args.y.values(r, first);
-        cpu::prefetch(row + (last - first), after(args.y.values, last));
-        cpu::widen(row, args.y.scale_of(r, first), x[r - band.begin], last - first);
-      }
-      transpose(args, band, first, last, &x[0][0], 128, whole, 0);
+      bool exact = true;  // bf16 holds a code times a power of two
+      for (index_t r = band.begin; r < band.end; ++r)
+        exact = exact && cpu::divides_exactly(args.y.scale_of(r, first));
+      if (exact)
+        retile<bf16>(args, band, first, last, whole);
+      else
+        retile<float>(args, band, first, last, whole);
     });
   }
 
@@ -76,6 +80,18 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
                         [&](const cpu::row_band& band, index_t first, index_t last) {
                           for (index_t c = first; c < last; c += 128) body(band, c, std::min(c + 128, last));
                         });
+  }
+
+  template <class Wide>
+  static void retile(const typename op_type::retile_args& args, const cpu::row_band& band, index_t first,
+                     index_t last, float whole) {
+    Wide x[128][128];
+    for (index_t r = band.begin; r < band.end; ++r) {
+      const Element* row = &args.y.values(r, first);
+      cpu::prefetch(row + (last - first), after(args.y.values, last));
+      cpu::widen(row, args.y.scale_of(r, first), x[r - band.begin], last - first);
+    }
+    transpose(args, band, first, last, &x[0][0], 128, whole, 0);
   }
 
   // How many channels the next block has.
@@ -92,25 +108,31 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
                          const Wide* x, index_t stride, float whole, index_t next) {
     const index_t channels = last - first, tokens = band.end - band.begin;
     cpu::magnitude_of<Wide> magnitudes[128] = {};
-    cpu::scale_row<128> by;
+    cpu::scale_row<128, Wide> by;
     if (args.group == scale_group::tensor) {
       std::fill_n(magnitudes, channels, cpu::magnitude_bits(Wide(whole)));
     } else {
-      for (index_t r = 0; r < tokens; ++r) cpu::raise_magnitudes(x + r * stride, magnitudes, channels);
+      cpu::raise_magnitudes(x, stride, tokens, magnitudes, channels);
       if (args.group == scale_group::block)
         std::fill_n(magnitudes, channels, *std::max_element(magnitudes, magnitudes + channels));
     }
     by.assign(magnitudes, channels, largest, args.scales);
     for (index_t c = 0; c < channels; ++c) args.t.scales(first + c, band.tile) = by.scales[c];
-    alignas(64) Element codes[128][128], transposed[128][128];
-    if (tokens < 128 || channels < 128) std::fill_n(&codes[0][0], sizeof(codes), Element());
+    alignas(64) Element codes[128][128];
     for (index_t r = 0; r < tokens; ++r) {
       cpu::prefetch(x + r * stride + channels, next);
       cpu::narrow(x + r * stride, by, codes[r], channels);
     }
-    cpu::transpose_bytes(codes, transposed);
-    for (index_t c = 0; c < channels; ++c)
-      std::copy_n(transposed[c], tokens, &args.t.values(first + c, band.begin));
+    if (tokens == 128 && channels == 128) {
+      cpu::transpose_bytes(codes, &args.t.values(first, band.begin), args.t.values.stride(0));
+    } else {
+      alignas(64) Element transposed[128][128];
+      for (index_t r = 0; r < 128; ++r)  // what no number gave a code
+        std::fill(codes[r] + (r < tokens ? channels : 0), codes[r] + 128, Element());
+      cpu::transpose_bytes(codes, &transposed[0][0], 128);
+      for (index_t c = 0; c < channels; ++c)
+        std::copy_n(transposed[c], tokens, &args.t.values(first + c, band.begin));
+    }
     return by.scales[channels - 1];
   }
 };

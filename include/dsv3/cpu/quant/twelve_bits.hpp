@@ -29,16 +29,18 @@ typedef std::uint64_t eight_words __attribute__((vector_size(64)));
 typedef std::uint8_t octets __attribute__((vector_size(64)));
 
 // Where the bytes of 32 packed codes come from, among words of 48 bits that stand 64 apart; and the inverse.
-inline octets packed_order() {
-  constexpr int from[12] = {2, 3, 4, 5, 12, 13, 0, 1, 8, 9, 10, 11};
-  octets order = {};
-  for (int i = 0; i < 48; ++i) order[i] = static_cast<std::uint8_t>(i / 12 * 16 + from[i % 12]);
-  return order;
-}
-inline octets unpacked_order() {
-  const octets packed = packed_order();
-  octets order = {};
-  for (int i = 0; i < 48; ++i) order[packed[i]] = static_cast<std::uint8_t>(i);
+struct byte_orders {
+  alignas(64) std::uint8_t packed[64] = {}, unpacked[64] = {};
+  constexpr byte_orders() {
+    constexpr int from[12] = {2, 3, 4, 5, 12, 13, 0, 1, 8, 9, 10, 11};
+    for (int i = 0; i < 48; ++i) packed[i] = static_cast<std::uint8_t>(i / 12 * 16 + from[i % 12]);
+    for (int i = 0; i < 48; ++i) unpacked[packed[i]] = static_cast<std::uint8_t>(i);
+  }
+};
+inline constexpr byte_orders orders;
+inline octets order_of(const std::uint8_t (&bytes)[64]) {
+  octets order;
+  std::memcpy(&order, bytes, 64);
   return order;
 }
 
@@ -53,7 +55,7 @@ inline void pack_twelve_bits(const e5m6* codes, index_t count, std::uint8_t* byt
   std::uint64_t fours[most / 4];
   index_t done = 0;
 #if DSV3_TWELVE_BIT_VECTORS
-  const detail::octets order = detail::packed_order();
+  const detail::octets order = detail::order_of(detail::orders.packed);
   for (; done + 32 <= count; done += 32, bytes += 48) {
     detail::eight_words x;
     std::memcpy(&x, codes + done, 64);
@@ -86,7 +88,7 @@ inline void unpack_twelve_bits(const std::uint8_t* bytes, index_t count, e5m6* c
   std::uint64_t fours[most / 4];
   index_t done = 0;
 #if DSV3_TWELVE_BIT_VECTORS
-  const detail::octets order = detail::unpacked_order();
+  const detail::octets order = detail::order_of(detail::orders.unpacked);
   for (; done + 48 <= count; done += 32, bytes += 48) {  // 64 bytes are there to be read
     detail::octets packed;
     std::memcpy(&packed, bytes, 64);
