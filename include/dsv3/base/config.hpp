@@ -47,7 +47,7 @@
 #endif
 
 // Whether the compiler is a host's and lets a source name the vectors of AVX-512 with byte permutations.
-#if defined(__AVX512BW__) && defined(__AVX512VBMI2__) && !defined(__CUDACC__)
+#if defined(__AVX512BW__) && defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && !defined(__CUDACC__)
 #define DSV3_AVX512 1
 #else
 #define DSV3_AVX512 0

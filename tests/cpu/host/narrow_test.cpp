@@ -198,7 +198,7 @@ TEST_CASE("bytes are transposed") {
   const random_stream random(20260101, 14);
   for (std::size_t i = 0; i < 128 * 128; ++i)
     from->at[i / 128][i % 128] = static_cast<std::uint8_t>(random.at(i).value[0]);
-  cpu::transpose_bytes(from->at, to.data(), stride);
+  cpu::transpose_bytes(&from->at[0][0], to.data(), stride);
   int wrong = 0;
   for (std::size_t c = 0; c < 128; ++c)
     for (std::size_t r = 0; r < stride; ++r) wrong += to[c * stride + r] != (r < 128 ? from->at[r][c] : 7);

@@ -105,24 +105,35 @@ void narrow_tiles(const From* x, const scale_row<capacity>& by, Element* y, inde
     narrow(x + c, by.tile(tile), y + c, std::min<index_t>(128, count - c));
 }
 
-/// y = x · scale, a product of floats, then rounded to To
-template <class Element, class To>
-void widen(const Element* x, float scale, To* y, index_t count) {
+namespace detail {
+
+template <class Element, class Scales, class ScaleAt, class To>
+DSV3_FORCE_INLINE void widen(const Element* x, [[maybe_unused]] Scales scales, const ScaleAt& scale_at, To* y,
+                             index_t count) {
   index_t done = 0;
 #if DSV3_AVX512
   if constexpr (avx512::takes<To, Element>)
-    done = avx512::widen(x, scale, y, count, [&](index_t i) {
+    done = avx512::widen(x, scales, y, count, [&](index_t i) {
       DSV3_SIMD
-      for (index_t k = 0; k < 32; ++k) y[i + k] = To(static_cast<float>(x[i + k]) * scale);
+      for (index_t k = i; k < i + 32; ++k) y[k] = To(static_cast<float>(x[k]) * scale_at(k));
     });
 #endif
   DSV3_SIMD
-  for (index_t i = done; i < count; ++i) y[i] = To(static_cast<float>(x[i]) * scale);
+  for (index_t i = done; i < count; ++i) y[i] = To(static_cast<float>(x[i]) * scale_at(i));
+}
+
+}  // namespace detail
+
+/// y = x · scale, a product of floats, then rounded to To
+template <class Element, class To>
+void widen(const Element* x, float scale, To* y, index_t count) {
+  detail::widen(
+      x, scale, [&](index_t) { return scale; }, y, count);
 }
 template <class Element, class To>
 void widen(const Element* x, const float* scales, To* y, index_t count) {
-  DSV3_SIMD
-  for (index_t i = 0; i < count; ++i) y[i] = To(static_cast<float>(x[i]) * scales[i]);
+  detail::widen(
+      x, scales, [&](index_t i) { return scales[i]; }, y, count);
 }
 
 /// Asks for a stretch of memory before it is read.
@@ -132,18 +143,18 @@ void prefetch(const T* from, index_t count) {
   for (index_t i = 0; i < count; i += line) __builtin_prefetch(from + i);
 }
 
-/// to[c · stride + r] = from[r][c], of bytes.
+/// to[c · stride + r] = from[128 · r + c], of bytes; `from` stands on a cache line.
 template <class Byte>
-void transpose_bytes(const Byte (&from)[128][128], Byte* to, index_t stride) {
+void transpose_bytes(const Byte* from, Byte* to, index_t stride) {
   static_assert(sizeof(Byte) == 1 && std::endian::native == std::endian::little);
 #if DSV3_AVX512
-  avx512::transpose_bytes(&from[0][0], to, stride);
+  avx512::transpose_bytes(static_cast<const void*>(from), static_cast<void*>(to), stride);
 #else
   for (index_t row = 0; row < 128; row += 8) {
     // Eight rows as words of eight bytes. Exchanging halves, quarters and eighths of words between rows
     // transposes the 8x8 bytes of each column of words; the loop runs over such columns.
     std::uint64_t words[8][16];
-    std::memcpy(words, from[row], sizeof(words));
+    std::memcpy(words, from + 128 * row, sizeof(words));
     const auto exchange = [&](int distance, std::uint64_t low) {
       for (int r = 0; r < 8; ++r) {
         if ((r & distance) != 0) continue;

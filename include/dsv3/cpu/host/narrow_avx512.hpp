@@ -35,11 +35,7 @@ DSV3_FORCE_INLINE factors divisors_at(one_scale by, index_t) {
 }
 template <class From, index_t capacity>
 DSV3_FORCE_INLINE factors divisors_at(const scale_row<capacity, From>& by, index_t i) {
-  const __m512 a = _mm512_loadu_ps(by.scales + i), b = _mm512_loadu_ps(by.scales + i + 16);
-  if constexpr (std::is_same_v<From, float>) return {a, b};
-  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-  return {_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)};
+  return in_order_of<From>({_mm512_loadu_ps(by.scales + i), _mm512_loadu_ps(by.scales + i + 16)});
 }
 
 /// Where the exponents of a format begin among those of 32 bf16 over powers of two.

@@ -51,6 +51,16 @@ struct factors {
   __m512 first, second;
 };
 
+/// Those of 32 numbers of type From that stand in their own order.
+template <class From>
+DSV3_FORCE_INLINE factors in_order_of(factors by) {
+  if constexpr (std::is_same_v<From, float>) return by;
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  return {_mm512_permutex2var_ps(by.first, even, by.second),
+          _mm512_permutex2var_ps(by.first, odd, by.second)};
+}
+
 /// The upper and the lower 16 bits of 32 floats.
 struct split_floats {
   __m512i head, tail;

@@ -66,11 +66,21 @@ class value_table<e5m6> {
 // ---- products
 // -----------------------------------------------------------------------------------------------------------
 
-DSV3_FORCE_INLINE void store_products(__m512i values, __m512 factor, float* y) {
+/// The factors of 32 numbers from i on: one for all, or one each.
+template <class To>
+DSV3_FORCE_INLINE factors widening_factors(float scale, index_t) {
+  return {_mm512_set1_ps(scale), _mm512_set1_ps(scale)};
+}
+template <class To>
+DSV3_FORCE_INLINE factors widening_factors(const float* scales, index_t i) {
+  return in_order_of<To>({_mm512_loadu_ps(scales + i), _mm512_loadu_ps(scales + i + 16)});
+}
+
+DSV3_FORCE_INLINE void store_products(__m512i values, factors by, float* y) {
   const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(values));
   const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(values, 1));
-  _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(low, 16)), factor));
-  _mm512_storeu_ps(y + 16, _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(high, 16)), factor));
+  _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(low, 16)), by.first));
+  _mm512_storeu_ps(y + 16, _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(high, 16)), by.second));
 }
 
 /// To nearest, ties to even, in the upper 16 bits. Of the NaNs that a number of bf16 and a factor that is
@@ -80,27 +90,26 @@ DSV3_FORCE_INLINE __m512i round_upper(__m512 x) {
   const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), even);
 }
-DSV3_FORCE_INLINE void store_products(__m512i values, __m512 factor, bf16* y) {
+DSV3_FORCE_INLINE void store_products(__m512i values, factors by, bf16* y) {
   const __m512 evens = _mm512_castsi512_ps(_mm512_slli_epi32(values, 16));
   const __m512 odds = _mm512_castsi512_ps(_mm512_and_si512(values, _mm512_set1_epi32(-0x10000)));
-  const __m512i even = round_upper(_mm512_mul_ps(evens, factor)),
-                odd = round_upper(_mm512_mul_ps(odds, factor));
+  const __m512i even = round_upper(_mm512_mul_ps(evens, by.first)),
+                odd = round_upper(_mm512_mul_ps(odds, by.second));
   _mm512_storeu_si512(y, _mm512_mask_blend_epi16(odd_words, _mm512_srli_epi32(even, 16), odd));
 }
 
-/// As many of y = x · scale as groups of 32 have; returns how many. `each(i)` does 32 that no table
-/// knows.
-template <class Element, class To, class Each>
-index_t widen(const Element* x, float scale, To* y, index_t count, const Each& each) {
-  if (scale != scale) return 0;
+/// As many of y = x · scale as groups of 32 have; returns how many. `each(i)` does 32 that no table knows, or
+/// whose scales are NaN.
+template <class Element, class Scales, class To, class Each>
+index_t widen(const Element* x, Scales scales, To* y, index_t count, const Each& each) {
   const value_table<Element> table;
-  const __m512 factor = _mm512_set1_ps(scale);
   index_t i = 0;
   for (; i + 32 <= count; i += 32) {
+    const factors by = widening_factors<To>(scales, i);
     __mmask32 unknown;
     const __m512i values = table(x + i, unknown);
-    if (unknown == 0)
-      store_products(values, factor, y + i);
+    if (unknown == 0 && _mm512_cmp_ps_mask(by.first, by.second, _CMP_UNORD_Q) == 0)
+      store_products(values, by, y + i);
     else
       each(i);
   }

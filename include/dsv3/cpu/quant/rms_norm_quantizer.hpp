@@ -30,10 +30,10 @@ struct implementation<op::rms_norm_quantizer<P, Element>, backend::cpu> {
     const accumulator<P> r = rms_norm::measured_row(plain, s, t);
     for (index_t first = 0; first < args.y.extent(1); first += cpu::strip_columns) {
       const index_t count = std::min(cpu::strip_columns, args.y.extent(1) - first);
-      activation<P> strip[cpu::strip_columns];
-      rms_norm::normalize(s + first, r, plain.gain.data() + first, count, strip);
-      if (!plain.y.empty()) std::copy_n(strip, count, &plain.y(t, first));
-      cpu::quantize_strip(strip, count, args.scales, &args.y.values(t, first),
+      cpu::room<activation<P>, cpu::strip_columns> strip;
+      rms_norm::normalize(s + first, r, plain.gain.data() + first, count, strip.data());
+      if (!plain.y.empty()) std::copy_n(strip.data(), count, &plain.y(t, first));
+      cpu::quantize_strip(strip.data(), count, args.scales, &args.y.values(t, first),
                           [&](index_t tile, float scale) { args.y.scales(t, first / 128 + tile) = scale; });
     }
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/cpu/host/narrow.hpp>
+#include <dsv3/cpu/host/room.hpp>
 #include <dsv3/cpu/quant/bands.hpp>
 #include <dsv3/number/scale.hpp>
 

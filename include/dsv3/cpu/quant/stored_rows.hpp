@@ -67,19 +67,20 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
     if constexpr (std::is_same_v<activation<P>, bf16>) {
       std::memcpy(bytes, x, static_cast<std::size_t>(2 * count));
     } else {
-      bf16 strip[cpu::strip_columns];
+      cpu::room<bf16, cpu::strip_columns> strip;
+      bf16* y = strip;
       DSV3_SIMD
-      for (index_t i = 0; i < count; ++i) strip[i] = bf16(x[i]);
-      std::memcpy(bytes, strip, static_cast<std::size_t>(2 * count));
+      for (index_t i = 0; i < count; ++i) y[i] = bf16(x[i]);
+      std::memcpy(bytes, strip.data(), static_cast<std::size_t>(2 * count));
     }
   }
   static void load_strip(const std::uint8_t* bytes, const float*, bf16, index_t count, activation<P>* y) {
     if constexpr (std::is_same_v<activation<P>, bf16>) {
       std::memcpy(static_cast<void*>(y), bytes, static_cast<std::size_t>(2 * count));
     } else {
-      bf16 strip[cpu::strip_columns];
-      std::memcpy(static_cast<void*>(strip), bytes, static_cast<std::size_t>(2 * count));
-      cpu::widen(strip, 1.0f, y, count);
+      cpu::room<bf16, cpu::strip_columns> strip;
+      std::memcpy(static_cast<void*>(strip.data()), bytes, static_cast<std::size_t>(2 * count));
+      cpu::widen(strip.data(), 1.0f, y, count);
     }
   }
 
@@ -95,15 +96,16 @@ struct implementation<op::stored_rows<P>, backend::cpu> {
 
   static void store_strip(const activation<P>* x, index_t count, scale_kind kind, e5m6, std::uint8_t* bytes,
                           float* scales) {
-    e5m6 strip[cpu::strip_columns];
-    cpu::quantize_strip(x, count, kind, strip, [&](index_t tile, float scale) { scales[tile] = scale; });
-    cpu::pack_twelve_bits(strip, count, bytes);
+    cpu::room<e5m6, cpu::strip_columns> strip;
+    cpu::quantize_strip(x, count, kind, strip.data(),
+                        [&](index_t tile, float scale) { scales[tile] = scale; });
+    cpu::pack_twelve_bits(strip.data(), count, bytes);
   }
   static void load_strip(const std::uint8_t* bytes, const float* scales, e5m6, index_t count,
                          activation<P>* y) {
-    e5m6 strip[cpu::strip_columns];
-    cpu::unpack_twelve_bits(bytes, count, strip);
-    widen_tiles(strip, scales, count, y);
+    cpu::room<e5m6, cpu::strip_columns> strip;
+    cpu::unpack_twelve_bits(bytes, count, strip.data());
+    widen_tiles(strip.data(), scales, count, y);
   }
 
   template <class Code>

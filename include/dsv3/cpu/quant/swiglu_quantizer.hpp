@@ -25,9 +25,9 @@ struct implementation<op::swiglu_quantizer<P, Element>, backend::cpu> {
   static void quantize(const forward_args& args, index_t row, index_t first, index_t count) {
     const activation<P>*gate = args.gate_up[row].data(), *up = gate + args.y.extent(1);
     const accumulator<P> w = args.row_gates.empty() ? accumulator<P>(1) : args.row_gates(row);
-    activation<P> plain[cpu::strip_columns];
-    swiglu::activate(gate + first, up + first, w, count, plain);
-    cpu::quantize_strip(plain, count, args.scales, &args.y.values(row, first),
+    cpu::room<activation<P>, cpu::strip_columns> plain;
+    swiglu::activate(gate + first, up + first, w, count, plain.data());
+    cpu::quantize_strip(plain.data(), count, args.scales, &args.y.values(row, first),
                         [&](index_t tile, float scale) { args.y.scales(row, first / 128 + tile) = scale; });
   }
 };

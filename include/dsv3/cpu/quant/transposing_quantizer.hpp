@@ -85,13 +85,13 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
   template <class Wide>
   static void retile(const typename op_type::retile_args& args, const cpu::row_band& band, index_t first,
                      index_t last, float whole) {
-    Wide x[128][128];
+    cpu::room<Wide, 128 * 128> x;
     for (index_t r = band.begin; r < band.end; ++r) {
       const Element* row = &args.y.values(r, first);
       cpu::prefetch(row + (last - first), after(args.y.values, last));
-      cpu::widen(row, args.y.scale_of(r, first), x[r - band.begin], last - first);
+      cpu::widen(row, args.y.scale_of(r, first), x + 128 * (r - band.begin), last - first);
     }
-    transpose(args, band, first, last, &x[0][0], 128, whole, 0);
+    transpose(args, band, first, last, x.data(), 128, whole, 0);
   }
 
   // How many channels the next block has.
@@ -118,20 +118,20 @@ struct implementation<op::transposing_quantizer<From, Element>, backend::cpu> {
     }
     by.assign(magnitudes, channels, largest, args.scales);
     for (index_t c = 0; c < channels; ++c) args.t.scales(first + c, band.tile) = by.scales[c];
-    alignas(64) Element codes[128][128];
+    cpu::room<Element, 128 * 128> codes;
     for (index_t r = 0; r < tokens; ++r) {
       cpu::prefetch(x + r * stride + channels, next);
-      cpu::narrow(x + r * stride, by, codes[r], channels);
+      cpu::narrow(x + r * stride, by, codes + 128 * r, channels);
     }
     if (tokens == 128 && channels == 128) {
-      cpu::transpose_bytes(codes, &args.t.values(first, band.begin), args.t.values.stride(0));
+      cpu::transpose_bytes(codes.data(), &args.t.values(first, band.begin), args.t.values.stride(0));
     } else {
-      alignas(64) Element transposed[128][128];
+      cpu::room<Element, 128 * 128> transposed;
       for (index_t r = 0; r < 128; ++r)  // what no number gave a code
-        std::fill(codes[r] + (r < tokens ? channels : 0), codes[r] + 128, Element());
-      cpu::transpose_bytes(codes, &transposed[0][0], 128);
+        std::fill(codes + 128 * r + (r < tokens ? channels : 0), codes + 128 * (r + 1), Element());
+      cpu::transpose_bytes(codes.data(), transposed.data(), 128);
       for (index_t c = 0; c < channels; ++c)
-        std::copy_n(transposed[c], tokens, &args.t.values(first + c, band.begin));
+        std::copy_n(transposed + 128 * c, tokens, &args.t.values(first + c, band.begin));
     }
     return by.scales[channels - 1];
   }
