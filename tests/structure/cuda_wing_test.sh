@@ -6,15 +6,16 @@
 source "$(dirname "$0")/../support/script.sh"
 [ -n "$NVCC" ] || skip "no nvcc found"
 
-# Names of kernels, as extended regular expressions; each must be met. Others may have a frame of 32 bytes: that is where
+# Names of kernels, as extended regular expressions over the assembler's names; each must be met. Others may have a frame of 32 bytes: that is where
 # the report of a misuse keeps its numbers, in a function that they call and do not inline.
 hot=(sm90_forward_kernel sm90_backward_kernel mma_forward_kernel mma_keys_kernel mma_queries_kernel
-  decode_rows_kernel grouped_wgmma_kernel grouped_rows_mma_kernel grouped_weights_mma_kernel scaled_product_kernel
+  attend_pages_kernel grouped_wgmma_kernel scaled_hopper_kernel grouped_rows_mma_kernel grouped_weights_mma_kernel scaled_product_kernel
   exact_product_kernel 'rms_norm_(forward|backward|quantizer)_kernel' 'swiglu_(forward|backward)_kernel' adamw_kernel
-  'cross_entropy_(forward|backward)_kernel' 'narrow_(rows|blocks)_kernel' dispatch_rows_kernel combine_rows_kernel
+  'cross_entropy_(forward|backward)_kernel' 'narrow_(rows|blocks)_kernel' dispatch_rows_kernel combine_rows_kernelILi
   convert_rows_kernel choose_experts_kernel split_product_kernel
   fill_constant_kernel square_sums_kernel)
-warpgroup=('sm90_(forward|backward)_kernel' grouped_wgmma_kernel)
+warpgroup=('sm90_(forward|backward)_kernel' attend_pages_kernel grouped_wgmma_kernel)
+eight_bits=(scaled_hopper_kernel)
 warp=('mma_(forward|keys|queries)_kernel' 'grouped_(rows|weights)_mma_kernel' split_product_kernel)
 
 compile() {
@@ -92,5 +93,6 @@ for name in "${hot[@]}"; do
   done
 done
 uses "$scratch/hopper" 'wgmma|[HQ]GMMA' "${warpgroup[@]}"
+uses "$scratch/hopper" 'wgmma[^ ]*e[45]m[23]|QGMMA' "${eight_bits[@]}"
 uses "$scratch/cuda" 'mma\.sync|HMMA' "${warp[@]}"
 finish
