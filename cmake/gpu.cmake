@@ -42,6 +42,13 @@ if(DSV3_TESTS)
   add_library(dsv3_gpu_test_main OBJECT tests/support/cuda_main.cpp)
   target_link_libraries(dsv3_gpu_test_main PRIVATE dsv3_test_options dsv3::cuda)
 
+  # First, as some of them take longest to compile.
+  file(GLOB_RECURSE wing_tests CONFIGURE_DEPENDS tests/*_test.cu)
+  foreach(source IN LISTS wing_tests)
+    dsv3_dotted(name ${source} tests _test.cu)
+    dsv3_gpu_test(${name} ${source})
+  endforeach()
+
   set(without_body "")
   foreach(source IN LISTS test_sources)
     dsv3_dotted(name ${source} tests _test.cpp)
@@ -69,12 +76,6 @@ if(DSV3_TESTS)
     list(JOIN without_body ", " without_body)
     message(STATUS "no GPU test, as there is no body: ${without_body}")
   endif()
-
-  file(GLOB_RECURSE wing_tests CONFIGURE_DEPENDS tests/*_test.cu)
-  foreach(source IN LISTS wing_tests)
-    dsv3_dotted(name ${source} tests _test.cu)
-    dsv3_gpu_test(${name} ${source})
-  endforeach()
 endif()
 
 if(DSV3_BENCH)

@@ -133,37 +133,50 @@ if wanted train || wanted sanitize; then [ -n "$missing_train" ] || builds_train
 
 generator=() onwards=(-k)
 if command -v ninja > /dev/null; then generator=(-G Ninja) onwards=(-k 0); fi
-[ ! -e "$build/CMakeCache.txt" ] || generator=()
-if ! cmake "${generator[@]}" -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$CXX" -DDSV3_CUDA=ON \
-  -DDSV3_NVCC="$nvcc" -DCMAKE_CUDA_ARCHITECTURES="$architecture" -DDSV3_FRAMEWORKS="$frameworks" \
-  -DDSV3_TESTS=$builds_tests -DDSV3_BENCH=$builds_bench -DDSV3_EXAMPLES=$builds_train > "$report/build.log" 2>&1; then
-  tail -n 20 "$report/build.log"
-  row build FAILED "cmake does not configure, see $report/build.log"
-  exit 1
-fi
-grep -h "^-- no GPU test" "$report/build.log"
-
-# build_targets TARGET...   goes on after what does not compile
+# configure FOLDER LOG OPTION...
+configure() {
+  local folder=$1 log=$2 made_with=("${generator[@]}")
+  shift 2
+  [ ! -e "$folder/CMakeCache.txt" ] || made_with=()
+  cmake "${made_with[@]}" -S . -B "$folder" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$CXX" -DDSV3_CUDA=ON \
+    -DDSV3_NVCC="$nvcc" -DCMAKE_CUDA_ARCHITECTURES="$architecture" -DDSV3_FRAMEWORKS="$frameworks" "$@" > "$log" 2>&1
+}
+# build_targets FOLDER LOG TARGET...   goes on after what does not compile
 build_targets() {
-  cmake --build "$build" -j "$cores" --target "$@" -- "${onwards[@]}" >> "$report/build.log" 2>&1
+  local folder=$1 log=$2
+  shift 2
+  cmake --build "$folder" -j "$cores" --target "$@" -- "${onwards[@]}" >> "$log" 2>&1
 }
 names_of() { ls "$build/$1" 2> /dev/null | grep -vE '\.(cu|d|o)$'; }
 
-later=() sources_failed=""
-[ $builds_bench = OFF ] || later+=(gpu.benches)
-[ $builds_train = OFF ] || later+=(dsv3-train)
-[ $builds_tests = OFF ] || build_targets gpu.tests
-say "[$(printf %4s "$(elapsed)") s] tests are built"
-# The rest is built while the GPU runs tests.
-later_done=$build/later_done
-rm -f "$later_done"
-if [ ${#later[@]} -gt 0 ]; then
-  (for target in "${later[@]}"; do build_targets "$target"; done; touch "$later_done") &
-  later_pid=$!
+# Few sources take minutes to compile, and each of the two builds has some: side by side they cost the time of one. The
+# trainer has a folder of its own, as two builds in one would be in each other's way.
+programs=$build/programs marks=$build/marks
+rm -rf "$marks"
+mkdir -p "$marks"
+trap 'kill $(jobs -p) 2> /dev/null; exit 130' INT TERM
+until_marked() { until [ -e "$marks/$1" ]; do sleep 1; done; }
+if [ $builds_tests = ON ] || [ $builds_bench = ON ]; then
+  if ! configure "$build" "$report/build.log" -DDSV3_TESTS=$builds_tests -DDSV3_BENCH=$builds_bench -DDSV3_EXAMPLES=OFF; then
+    tail -n 20 "$report/build.log"
+    row build FAILED "cmake does not configure, see $report/build.log"
+    exit 1
+  fi
+  grep -h "^-- no GPU test" "$report/build.log"
 fi
-wait_for_later() {
-  [ ${#later[@]} -eq 0 ] || [ -e "$later_done" ] || wait "$later_pid"
-}
+(
+  [ $builds_tests = OFF ] || build_targets "$build" "$report/build.log" gpu.tests
+  touch "$marks/tests"
+  [ $builds_bench = OFF ] || build_targets "$build" "$report/build.log" gpu.benches
+  touch "$marks/benches"
+) &
+(
+  [ $builds_train = OFF ] || {
+    configure "$programs" "$report/programs.log" -DDSV3_TESTS=OFF -DDSV3_BENCH=OFF -DDSV3_EXAMPLES=ON &&
+      build_targets "$programs" "$report/programs.log" dsv3-train
+  }
+  touch "$marks/programs"
+) &
 
 # ---- tests -----------------------------------------------------------------------------------------------------------
 if ! wanted tests; then
@@ -171,21 +184,55 @@ if ! wanted tests; then
 elif [ -n "$missing_tests" ]; then
   row tests "not run" "$missing_tests was not found; --frameworks names a folder that has it"
 else
-  # Several at a time: a GPU test is mostly its start. 0 of them may remain unseen: a test that was not built has failed.
-  (cd "$build" && ctest -L '^gpu$' -j 4 --output-on-failure --no-tests=error) > "$report/tests.log" 2>&1
+  # Each runs as soon as it is built, several at a time: a GPU test is mostly its start.
+  expected=$(cd "$build" && ctest -N -L '^gpu$' | sed -n 's/^ *Test *#[0-9]*: //p')
+  waiting=$expected
+  while [ -n "$waiting" ]; do
+    built=""
+    [ ! -e "$marks/tests" ] || built=yes
+    ready="" rest=""
+    for name in $waiting; do
+      program=$build/gpu/$name
+      # What the linker still writes is younger than this.
+      if [ -x "$program" ] && { [ -n "$built" ] || [ -z "$(find "$program" -newermt '3 seconds ago')" ]; }; then
+        ready="$ready${ready:+|}$name"
+      else
+        rest="$rest $name"
+      fi
+    done
+    waiting=${rest# }
+    if [ -n "$ready" ]; then
+      (cd "$build" && ctest -L '^gpu$' -R "^($ready)\$" -j 4 --output-on-failure) >> "$report/tests.log" 2>&1
+    elif [ -n "$built" ]; then
+      break
+    else
+      sleep 2
+    fi
+  done
+  touch "$report/tests.log"
   count() { grep -cE "^ *[0-9]+/[0-9]+ Test +#.*$1" "$report/tests.log"; }
-  passed=$(count ' Passed ') skipped=$(count '\*\*\*Skipped') all=$(count '')
+  passed=$(count ' Passed ') skipped=$(count '\*\*\*Skipped') all=$(wc -w <<< "$expected")
   detail="$passed of $all passed, $skipped skipped"
   names=$(sed -nE 's/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: ([^ ]+) .*\*\*\*(Failed|Timeout|Exception|Not Run).*/\1/p' "$report/tests.log")
   names=$(printf '%s' "$names" | tr '\n' ' ')
   if [ "$all" -eq 0 ] || [ $((passed + skipped)) -ne "$all" ]; then
-    row tests FAILED "$detail; not good: ${names:-see $report/tests.log}"
+    row tests FAILED "$detail${names:+; failed: $names}${waiting:+; not built: $waiting}"
   elif [ "$passed" -eq 0 ]; then
     row tests "not run" "$detail"
   else
     row tests ok "$detail"
   fi
 fi
+
+# A stopped run ends as if it never was, bit for bit; beside the sanitizers, as nothing is measured here.
+(
+  until_marked programs
+  if wanted train && [ -x "$programs/bin/dsv3-train" ] && [ -n "$capability" ]; then
+    DSV3_BIN=$programs/bin timeout 240 bash tests/programs/train_resume_test.sh > "$report/resume.log" 2>&1
+    echo $? > "$report/resume.code"
+  fi
+  touch "$marks/resumed"
+) &
 
 # ---- compute-sanitizer -----------------------------------------------------------------------------------------------
 # Every tool over every test and over two steps of the trainer, as many as the time allows; what it did not allow is
@@ -218,16 +265,18 @@ elif [ -z "$capability" ]; then
   row sanitize "not run" "there is no GPU"
 else
   mkdir -p "$sanitizer_logs"
-  budget=150
+  until_marked tests
+  budget=110
   if [ -n "$parts" ]; then budget=400 sanitizer_share=25; fi
   tools="memcheck racecheck initcheck synccheck"
   sanitizer_deadline=$(($(date +%s) + budget - sanitizer_share))
   for tool in $tools; do
     for name in $(names_of gpu); do printf '%s %s\n' "$tool" "$build/gpu/$name"; done
   done | xargs -P "$((cores < 16 ? 4 : 12))" -L 1 bash -c 'sanitize_one "$0" "$@"'
-  wait_for_later
-  [ ! -x "$build/bin/dsv3-train" ] || for tool in $tools; do
-    say "$tool $build/bin/dsv3-train --device cuda --preset tiny --batch 2 --seq 64 --steps 2 --eval-rows 1 --sample-bytes 0" \
+  until_marked programs
+  sanitizer_deadline=$(($(date +%s) + 1))  # two steps of it have their share
+  [ ! -x "$programs/bin/dsv3-train" ] || for tool in $tools; do
+    say "$tool $programs/bin/dsv3-train --device cuda --preset tiny --batch 2 --seq 64 --steps 2 --eval-rows 1 --sample-bytes 0" \
       "--out $sanitizer_logs/$tool.run"
   done | xargs -P 4 -L 1 bash -c 'sanitize_one "$0" "$@"'
   for tool in $tools; do
@@ -283,7 +332,9 @@ if ! wanted bench; then
 elif [ -n "$missing_bench" ]; then
   row bench "not run" "$missing_bench was not found; --frameworks names a folder that has it"
 else
-  wait_for_later
+  until_marked benches
+  until_marked programs
+  until_marked resumed
   mkdir -p "$report/bench"
   failed="" ran=0
   for name in $(names_of bench/gpu); do
@@ -315,7 +366,7 @@ fi
 train_run() {
   local name=$1 out=$report/train-$1 log=$report/train-$1.log
   shift
-  timeout 120 "$build/bin/dsv3-train" --device cuda --out "$out" "$@" > "$log" 2>&1
+  timeout 120 "$programs/bin/dsv3-train" --device cuda --out "$out" "$@" > "$log" 2>&1
   local code=$?
   if [ $code -ne 0 ] || [ ! -s "$out/run.jsonl" ]; then
     row "train" FAILED "$name ends with $code: $(tail -n 1 "$log")"
@@ -331,28 +382,26 @@ if ! wanted train; then
 elif [ -n "$missing_train" ]; then
   row train "not run" "$missing_train was not found; --frameworks names a folder that has it"
 else
-  wait_for_later
-  if [ ! -x "$build/bin/dsv3-train" ]; then
-    row train FAILED "dsv3-train does not compile, see $report/build.log"
+  until_marked resumed
+  if [ ! -x "$programs/bin/dsv3-train" ]; then
+    row train FAILED "dsv3-train does not compile, see $report/programs.log"
   elif [ -z "$capability" ]; then
     row train "not run" "there is no GPU"
   else
     tiny=(--preset tiny --batch 8 --seq 128 --steps 100 --lr 4e-3 --lr-final 2e-4 --warmup 20 --init-std 0.02)
     train_run tiny-bf16 "${tiny[@]}" --precision bf16
     train_run tiny-fp8 "${tiny[@]}" --precision fp8
-    # A stopped run ends as if it never was, bit for bit.
-    DSV3_BIN=$build/bin timeout 200 bash tests/programs/train_resume_test.sh > "$report/resume.log" 2>&1
-    case $? in
+    case $(cat "$report/resume.code" 2> /dev/null) in
       0) row train ok "stopped and resumed: bitwise the same" ;;
-      124) row train "not run" "stopped and resumed: not finished after 200 s, see $report/resume.log" ;;
+      124) row train "not run" "stopped and resumed: not finished after 240 s, see $report/resume.log" ;;
       *) row train FAILED "stopped and resumed: see $report/resume.log" ;;
     esac
   fi
 fi
 
 # ---- the table -------------------------------------------------------------------------------------------------------
-wait_for_later
-uncompiled=$(sed -nE 's/^FAILED: (\[code=[0-9]+\] )?([^ ]+).*/\2/p; s/^make.*Error .*\[.*: ([^ ]+)\] Error.*/\1/p' "$report/build.log" |
+wait
+uncompiled=$(sed -nE 's/^FAILED: (\[code=[0-9]+\] )?([^ ]+).*/\2/p; s/^make.*Error .*\[.*: ([^ ]+)\] Error.*/\1/p' "$report"/build.log "$report"/programs.log 2> /dev/null |
   sed -E 's,^CMakeFiles/,,; s,\.dir/.*,,' | sort -u | tr '\n' ' ')
 if [ -n "$uncompiled" ]; then row build FAILED "does not compile: $uncompiled"; else row build ok "everything asked for"; fi
 {
