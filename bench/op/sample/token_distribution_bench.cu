@@ -11,9 +11,11 @@ using namespace dsv3;
 using op_type = op::token_distribution<fp32>;
 
 constexpr index_t vocab = 129280;
-constexpr sampling_options greedy = {}, plain = {.temperature = 1}, top_k = {.temperature = 1, .top_k = 50},
-                           top_p = {.temperature = 1, .top_p = 0.95},
-                           both = {.temperature = 1, .top_k = 50, .top_p = 0.95};
+constexpr sampling_options greedy = {};
+constexpr sampling_options plain = {.temperature = 1};
+constexpr sampling_options top_k = {.temperature = 1, .top_k = 50};
+constexpr sampling_options top_p = {.temperature = 1, .top_p = 0.95};
+constexpr sampling_options both = {.temperature = 1, .top_k = 50, .top_p = 0.95};
 
 template <index_t Rows, const sampling_options& How>
 void sample(benchmark::State& state) {

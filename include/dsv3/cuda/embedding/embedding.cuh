@@ -10,8 +10,7 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
-// ---- kernels
-// -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 /// Lists the tokens id after id, those of one id in order. The ids may come in any order, which says nothing
 /// about sums; tokens without a row are left out, and `total`, 0 at first, counts the others.
@@ -205,8 +204,7 @@ __global__ void __launch_bounds__(128)
 
 }  // namespace cuda::detail
 
-// ---- launch
-// -----------------------------------------------------------------------------------------------------------
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P>
 struct implementation<op::embedding<P>, backend::cuda> {
