@@ -39,9 +39,8 @@ struct grouped_weights {
 
 /// Whether rows can be brought in packs of 16 bytes, as the matrix units' operands are; only bf16 can.
 template <class T>
-bool mma_takes(const view<T, 2>& x) {
-  using element = std::remove_const_t<T>;
-  return std::is_same_v<element, bf16> && takes_packs<widest<element>>(x.data(), x.stride(0));
+bool mma_takes(const view<const T, 2>& x) {
+  return std::is_same_v<T, bf16> && takes_packs<widest<T>>(x.data(), x.stride(0));
 }
 template <class T>
 bool mma_takes(const view<const T, 3>& w) {

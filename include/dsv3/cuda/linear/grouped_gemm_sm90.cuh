@@ -109,8 +109,8 @@ struct ring_place {
 
 /// One thread: brings rows [first, last) of a tile of dw near, as adding to what lies far away would hold up
 /// the warpgroups.
-__device__ __forceinline__ void bring_near(const grouped_problem<float>& p, const grouped_place& at,
-                                           int first, int last) {
+__device__ __forceinline__ void bring_near(const grouped_problem<float>& p, const grouped_place& at, int first,
+                                           int last) {
   const float* d = p.d + at.group * p.d_group + at.column;
   const int bytes = min(wide_n, p.n - at.column) / 4 * 16;
   if (bytes <= 0 || p.d_row % 4 != 0 || reinterpret_cast<std::uintptr_t>(d) % 16 != 0) return;
@@ -176,8 +176,8 @@ __device__ __forceinline__ void clear_rows(unsigned char* panels, int side, int 
   named_sync(static_cast<unsigned>(1 + side), 128);
 }
 
-/// Of four times four words in the lanes of a quad, word `lane` of every lane: the columns of a 4 x 4 block
-/// for its rows.
+/// Of four times four words in the lanes of a quad, word `lane` of every lane: the columns of a 4 x 4 block for
+/// its rows.
 __device__ __forceinline__ uint4 exchange_in_quad(const std::uint32_t (&word)[4], int lane) {
   const bool odd = lane % 2 != 0, upper = lane / 2 % 2 != 0;
   const std::uint32_t a = __shfl_xor_sync(all_lanes, odd ? word[0] : word[1], 1);
@@ -198,23 +198,19 @@ __device__ __forceinline__ void write_rows(const float (&sums)[wide_n / 2], cons
   for (int half = 0; half < 2; ++half) {
     const int r = sum_row(thread, half * 2);
     bf16* to = p.d + (row + r) * p.d_row;
-    uint4 words[wide_n / 32];  // all of them first, so that exchanges overlap
 #pragma unroll
     for (int block = 0; block < wide_n / 32; ++block) {
       std::uint32_t word[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j)
         word[j] = pack_bf16(sums[block * 16 + j * 4 + half * 2], sums[block * 16 + j * 4 + half * 2 + 1]);
-      words[block] = exchange_in_quad(word, thread);
-    }
-    if (r >= rows) continue;
-#pragma unroll
-    for (int block = 0; block < wide_n / 32; ++block) {
+      const uint4 words = exchange_in_quad(word, thread);
       const int first = column + block * 32 + thread % 4 * 8;
+      if (r >= rows) continue;
       if (first + 8 <= p.n) {
-        *reinterpret_cast<uint4*>(to + first) = words[block];
+        *reinterpret_cast<uint4*>(to + first) = words;
       } else {
-        const auto values = __builtin_bit_cast(pack<bf16, 8>, words[block]);
+        const auto values = __builtin_bit_cast(pack<bf16, 8>, words);
 #pragma unroll
         for (int e = 0; e < 8; ++e)
           if (first + e < p.n) to[first + e] = values[e];
@@ -269,8 +265,7 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
   const auto find = [&] {
     const grouped_place at = place_of(room, tile, group, across, blocks, rank);
     const int own = at.row + side * 64;
-    return grouped_work{at, depth_of<Kind>(p, group), p.rows.counts[group] - own,
-                        index_t{p.offsets[group]} + own};
+    return grouped_work{at, depth_of<Kind>(p, group), p.rows.counts[group] - own, index_t{p.offsets[group]} + own};
   };
   if (tile >= tiles) return;
   float sums[wide_n / 2];
@@ -304,7 +299,7 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
     if (lane < blocks) room.empty[last].arrive_at(static_cast<unsigned>(lane));
     if constexpr (Kind == grouped_kind::weights)
       add_weights(sums, p, p.d + done.at.group * p.d_group, done.at.row + side * 64, done.at.column);
-    else if (done.rows > 0)
+    else
       write_rows(sums, p, done.row, done.rows, done.at.column);
     if (tile >= tiles) return;
   }
@@ -329,11 +324,11 @@ __global__ void __launch_bounds__(wide_threads, 1)
   __syncwarp();
   cluster_arrive(), cluster_wait();
   if (warp < 4) {
-    give_registers<40>();
+    give_registers<24>();
     if (warp == 0 && elected()) bring_operands<Kind>(p, room, a_map, b_map);
     __syncwarp();
   } else {
-    take_registers<232>();
+    take_registers<240>();
     multiply_tiles<Kind>(p, room);
   }
   cluster_arrive(), cluster_wait();  // nobody leaves while the other may still write to it
@@ -344,21 +339,21 @@ __global__ void __launch_bounds__(wide_threads, 1)
 
 // ---- selection and launch ---------------------------------------------------------------------------------
 
-/// The copy engine must be able to walk the operands.
-template <class A, class B>
-bool wgmma_takes(index_t groups, const A& a, const B& b) {
-  return groups <= wide_most_groups && takes_tensor_map(a) && takes_tensor_map(b);
+/// Every operand must be one that the copy engine can walk.
+template <class A, class B, class C>
+bool wgmma_takes(index_t groups, const A& a, const B& b, const C& c) {
+  return groups <= wide_most_groups && takes_tensor_map(a) && takes_tensor_map(b) && takes_tensor_map(c);
 }
 
 template <grouped_kind Kind, class Ctx, class Out>
 void launch_wgmma(Ctx& ctx, const char* name, const CUtensorMap& a, const CUtensorMap& b,
-                  grouped_problem<Out> p) {
+                  const CUtensorMap& d, grouped_problem<Out> p) {
   p.column_tiles = static_cast<int>(ceil_div(p.n, wide_n));
   const unsigned blocks = p.column_tiles % 2 == 0 ? 2 : 1;
   const unsigned grid = static_cast<unsigned>(multiprocessors()) / blocks * blocks;
   launch(name, ctx.stream,
          {.grid = grid, .block = wide_threads, .shared_bytes = sizeof(grouped_room), .cluster = blocks},
-         grouped_wgmma_kernel<Kind, Out>, a, b, p);
+         grouped_wgmma_kernel<Kind, Out>, a, b, d, p);
 }
 
 }  // namespace cuda::detail
@@ -377,18 +372,18 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
   static void run(Ctx& ctx, const forward_args& args) {
     using namespace cuda::detail;
     if constexpr (in_bf16)
-      if (wgmma_takes(args.x.groups(), args.x.rows, args.w) && mma_takes(args.y.rows))
+      if (wgmma_takes(args.x.groups(), args.x.rows, args.w, args.y.rows))
         return launch_wgmma<grouped_kind::forward>(ctx, args.name, map(args.x.rows), map(args.w, wide_n),
-                                                   problem_of(args.x, args.y));
+                                                   map(args.y.rows), problem_of(args.x, args.y));
     parent::run(ctx, args);
   }
   template <class Ctx>
   static void run(Ctx& ctx, const backward_data_args& args) {
     using namespace cuda::detail;
     if constexpr (in_bf16)
-      if (wgmma_takes(args.dy.groups(), args.dy.rows, args.w) && mma_takes(args.dx.rows))
+      if (wgmma_takes(args.dy.groups(), args.dy.rows, args.w, args.dx.rows))
         return launch_wgmma<grouped_kind::data>(ctx, args.name, map(args.dy.rows), map(args.w, 64),
-                                                problem_of(args.dy, args.dx));
+                                                map(args.dx.rows), problem_of(args.dy, args.dx));
     parent::run(ctx, args);
   }
   template <class Ctx>
@@ -397,9 +392,11 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
     if constexpr (in_bf16) {
       const bool pairs =
           cuda::takes_packs<2>(args.dw.data(), args.dw.stride(1)) && args.dw.stride(0) % 2 == 0;
-      if (pairs && !args.dw.empty() && wgmma_takes(args.dy.groups(), args.dy.rows, args.x.rows)) {
+      if (pairs && !args.dw.empty() &&
+          wgmma_takes(args.dy.groups(), args.dy.rows, args.x.rows, args.x.rows)) {
+        const CUtensorMap dy = map(args.dy.rows);
         return launch_wgmma<grouped_kind::weights>(
-            ctx, args.name, map(args.dy.rows), map(args.x.rows),
+            ctx, args.name, dy, map(args.x.rows), dy,
             grouped_problem<float>{.rows = groups_of(args.dy),
                                    .offsets = args.x.offsets.data(),
                                    .m = static_cast<int>(args.dw.extent(1)),
