@@ -25,10 +25,12 @@ template <class... Parameters, class... Arguments>
 void launch(const char* name, cudaStream_t stream, const launch_shape& shape, void (*kernel)(Parameters...),
             const Arguments&... arguments) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
-  if (shape.shared_bytes > 48 * 1024)
-    require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shape.shared_bytes)),
-            std::string(name) + ": " + std::to_string(shape.shared_bytes) + " bytes of shared memory");
+  if (shape.shared_bytes > 0)  // what the kernel declares itself counts towards 48 KiB too
+    if (const cudaError_t answer = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                        static_cast<int>(shape.shared_bytes));
+        answer != cudaSuccess)
+      require(answer,
+              std::string(name) + ": " + std::to_string(shape.shared_bytes) + " bytes of shared memory");
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {shape.cluster, 1, 1};
