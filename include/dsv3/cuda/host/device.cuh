@@ -56,6 +56,9 @@ class device {
     dsv3::require(usable_capability(index, properties_.name, properties_.major, properties_.minor));
     report_ = memory_block(shared_, sizeof(misuse_report));
     std::memset(report_.data(), 0, sizeof(misuse_report));
+    taken_ = memory_block(memory_, sizeof(int));
+    require(cudaMemset(taken_.data(), 0, sizeof(int)), "GPU " + std::to_string(index));
+    report()->taken = reinterpret_cast<int*>(taken_.data());
     products_.emplace();
   }
   device(const device&) = delete;
@@ -79,7 +82,8 @@ class device {
   int index_;
   cudaDeviceProp properties_ = {};
   shared_memory shared_;
-  memory_block report_;
+  device_memory memory_;
+  memory_block report_, taken_;
   std::optional<product_plans> products_;  // made when there is a GPU
 };
 

@@ -3,7 +3,7 @@
 // which the next `synchronize` raises.
 #pragma once
 
-#include <dsv3/base/error.hpp>
+#include <dsv3/cuda/host/error.cuh>
 
 #include <cuda_runtime.h>
 
@@ -18,7 +18,8 @@ struct misuse_report {
   const char* operation;  // the host's address of what goes before the sentence with a colon, or null
   const char* sentence;   // of a literal with up to four {} for whole numbers, {f} for the bits of a double
   long long numbers[4];   // what to put there
-  int stage;              // 0: free, 1: somebody writes, 2: complete
+  int complete;           // not 0: to be read
+  int* taken;             // in the GPU's memory: not every bus carries atomic operations
 };
 
 /// Where a kernel reports one kind of breach; passed to it by value. Without a device in the context there is
@@ -45,22 +46,22 @@ class misuse {
              third, fourth);
       __trap();
     }
-    if (atomicCAS_system(&report->stage, 0, 1) != 0) return;
+    if (atomicCAS(report->taken, 0, 1) != 0) return;
     volatile misuse_report* to = report;
     to->operation = operation, to->sentence = sentence;
     to->numbers[0] = first, to->numbers[1] = second, to->numbers[2] = third, to->numbers[3] = fourth;
     __threadfence_system();
-    to->stage = 2;
+    to->complete = 1;
   }
 
   misuse_report* report_;
   const char *operation_, *sentence_;
 };
 
-/// Raises a complete report and frees its place.
+/// Raises a complete report and frees its place. No kernel may be at work that could report.
 inline void raise_misuse(misuse_report& report) {
   const volatile misuse_report& seen = report;
-  if (seen.stage != 2) return;
+  if (seen.complete == 0) return;
   std::string text = seen.operation == nullptr ? "" : std::string(seen.operation) + ": ";
   int next = 0;
   for (std::string_view rest = seen.sentence; !rest.empty();)
@@ -70,7 +71,9 @@ inline void raise_misuse(misuse_report& report) {
       text += std::to_string(__builtin_bit_cast(double, seen.numbers[next++])), rest.remove_prefix(3);
     else
       text += rest.front(), rest.remove_prefix(1);
-  report.stage = 0;
+  report.complete = 0;
+  const int no = 0;
+  require(cudaMemcpy(report.taken, &no, sizeof no, cudaMemcpyHostToDevice), "the report of a misuse");
   raise(text);
 }
 
