@@ -300,7 +300,10 @@ struct moe {
   mlp<P> shared_expert() const { return {config.shared()}; }
 
   grouped_linear<P> product() const { return grouped_linear<P>{config.recipe}; }
-  static row_groups groups(const moe_saved<P>& s) { return {s.plan.offsets, s.plan.counts}; }
+  static row_groups groups(const moe_saved<P>& s) {
+    const permutation_config& c = s.plan.config;
+    return {s.plan.offsets, s.plan.counts, c.masked ? c.tokens : c.alignment};
+  }
 
   // Tokens to the experts' rows, as the products read them.
   template <class Ctx>

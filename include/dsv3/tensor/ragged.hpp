@@ -33,6 +33,8 @@ struct ragged_view {
 struct row_groups {
   view<const std::int32_t, 1> offsets = {};  // [groups + 1]   first row of each group
   view<const std::int32_t, 1> counts = {};   // [groups]       live rows of each; those after them are padding
+  index_t alignment =
+      1;  // what all offsets are multiples of: the host cannot look, and some engines must know
 
   DSV3_HOST_DEVICE bool all() const { return counts.empty(); }
   DSV3_HOST_DEVICE index_t groups() const { return all() ? 1 : counts.extent(0); }

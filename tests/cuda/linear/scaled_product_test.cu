@@ -52,8 +52,9 @@ std::vector<double> numbers(const std::vector<T>& from) {
 
 struct rows_of_experts {
   std::vector<std::int32_t> counts{300, 0, 1, 1180, 128, 64, 0, 517}, offsets{0};
+  index_t alignment;
 
-  explicit rows_of_experts(index_t alignment) {
+  explicit rows_of_experts(index_t of_offsets) : alignment(of_offsets) {
     for (const std::int32_t count : counts)
       offsets.push_back(offsets.back() + static_cast<std::int32_t>(round_up(count, alignment)));
   }
@@ -61,7 +62,7 @@ struct rows_of_experts {
   index_t capacity() const { return round_up(offsets.back(), 16); }
   row_groups groups() const {
     return {view<const std::int32_t, 1>{offsets.data(), experts() + 1},
-            view<const std::int32_t, 1>{counts.data(), experts()}};
+            view<const std::int32_t, 1>{counts.data(), experts()}, alignment};
   }
 };
 
@@ -136,7 +137,7 @@ TEST_CASE("Hopper multiplies the experts' tokens in tiles of every shape") {
   if (!on_hopper()) return;
   auto ctx = context();
   constexpr index_t in = 304, out = 528;
-  for (const index_t alignment : {1, 16, 128}) {
+  for (const index_t alignment : {16, 128}) {  // what the copy engine takes
     CAPTURE(alignment);
     const rows_of_experts rows(alignment);
     const index_t capacity = rows.capacity(), tiles = rows.groups().tiles(capacity);

@@ -87,7 +87,7 @@ struct fixture {
         out(out_),
         capacity(round_up(offsets.back() + 2, gap == 0 ? 16 : 1)),
         groups{view<const std::int32_t, 1>{offsets.data(), experts + 1},
-               view<const std::int32_t, 1>{counts.data(), experts}},
+               view<const std::int32_t, 1>{counts.data(), experts}, c.spacing > 0 ? c.spacing : c.alignment},
         x(gap, 1, capacity, in, capacity, ceil_div(in, 128)),
         x_t(gap == 0 ? 0 : gap + 1, 1, in, capacity, in, groups.tiles(capacity),
             support::scales_lie::by_column),
@@ -188,13 +188,15 @@ void agrees(const expert_case& experts, index_t in, index_t out, int threads, sc
 
 TEST_CASE_TEMPLATE("scaled_grouped_gemm agrees with the oracle", Gradient, fp8_e4m3, fp8_e5m2) {
   constexpr double floats = support::tolerance<fp32>::row, bf16s = support::tolerance<bf16_mixed>::row;
+  // Hopper's own matrix unit is asked for floats and gives what it has, where it takes the shape.
+  constexpr double given = support::on_hopper ? support::few_bits_row : floats;
   struct widths {
     index_t in, out;
   };
   for (const expert_case& experts : expert_cases())
     for (const widths width : {widths{1, 1}, widths{130, 131}}) {
       agrees<unrounded, Gradient>(experts, width.in, width.out, 1, {}, floats, floats);
-      agrees<fp8_tilewise, Gradient>(experts, width.in, width.out, 2, {}, bf16s, floats);
+      agrees<fp8_tilewise, Gradient>(experts, width.in, width.out, 2, {}, bf16s, given);
       agrees<unrounded, Gradient>(experts, width.in, width.out, 3, {accumulator_model::hopper_fp22, 128},
                                   support::few_bits_row, support::few_bits_row);
     }

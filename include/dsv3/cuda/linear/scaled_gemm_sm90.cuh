@@ -60,9 +60,12 @@ bool run_data_on_hopper(cudaStream_t stream, const Args& args, const view<fp8_e4
   return false;
 }
 
-/// dw += (dyᵀ) · (xᵀ)ᵀ.
+/// dw += (dyᵀ) · (xᵀ)ᵀ. Sums run along the tokens: a box of the copy engine begins at a group's first token,
+/// which must be a multiple of 16 bytes.
 template <class P, class G, class Args>
 bool run_weights_on_hopper(cudaStream_t stream, const Args& args) {
+  if constexpr (requires { args.groups; })
+    if (!args.groups.all() && args.groups.alignment % 16 != 0) return false;
   if constexpr (std::is_same_v<gradient<P>, float>)
     return suits_hopper<float>(args.product) &&
            run_scaled_hopper<grouped_by::terms>(args.name, stream, problem_of<P, G>(args), args.dy_t.values,
