@@ -23,8 +23,9 @@ namespace {
 struct shape_case {
   index_t tokens, vocab, hidden;
 };
-constexpr shape_case shapes[] = {{0, 5, 8},      {4, 3, 0},       {1, 1, 1},     {9, 4, 7},
-                                 {300, 17, 129}, {65, 1000, 300}, {700, 5, 1288}};
+constexpr shape_case shapes[] = {{0, 5, 8},      {4, 3, 0},      {1, 1, 1},
+                                 {9, 4, 7},      {300, 17, 129}, {65, 1000, 300},
+                                 {700, 5, 1288}, {5000, 3, 8},   {900, 5000, 12}};
 
 /// All tensors of one forward and one backward; ids repeat, and some are -1.
 template <class P>

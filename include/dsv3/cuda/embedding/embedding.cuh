@@ -41,7 +41,8 @@ __global__ void __launch_bounds__(256)
       id = -1;
     }
     window[lane] = id;
-    const bool leads = id >= 0 && __ffs(static_cast<int>(__match_any_sync(all_lanes, id))) - 1 == lane;
+    const unsigned same = __match_any_sync(all_lanes, id);  // every lane takes part, whatever its id
+    const bool leads = id >= 0 && __ffs(static_cast<int>(same)) - 1 == lane;
     listed[lane] = leads;
     link[lane] = leads ? atomicExch(&slot[id % slots], lane) : none;
   }

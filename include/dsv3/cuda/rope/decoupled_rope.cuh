@@ -19,7 +19,9 @@ struct rope_frequencies {
   double of[most];
 };
 
-inline constexpr int rope_heads = 4;  // that a thread rotates with the cosines it holds
+/// Heads that a thread rotates with the cosines it holds: four packs in all.
+template <rope_layout Layout>
+inline constexpr int rope_heads = Layout == rope_layout::interleaved ? 4 : 2;
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
@@ -79,9 +81,10 @@ __global__ void __launch_bounds__(256)
   using acc = accumulator<P>;
   using T = activation<P>;
   constexpr bool neighbours = Layout == rope_layout::interleaved;
+  constexpr int at_once = rope_heads<Layout>;
   const index_t heads = args.x.extent(1), pairs = args.table.cosine.extent(1), apart = neighbours ? 1 : pairs;
   const index_t t = static_cast<index_t>(blockIdx.x) * blockDim.z + threadIdx.z;
-  const index_t first_head = static_cast<index_t>(blockIdx.y) * blockDim.y * rope_heads + threadIdx.y;
+  const index_t first_head = static_cast<index_t>(blockIdx.y) * blockDim.y * at_once + threadIdx.y;
   if (t >= args.x.extent(0)) return;
   const index_t position = args.positions(t), positions = args.table.cosine.extent(0);
   if (position < 0 || position >= positions) {
@@ -92,9 +95,9 @@ __global__ void __launch_bounds__(256)
     T* x = args.x[t][0].data() + (neighbours ? 2 * i : i);
     const index_t stride = args.x.stride(1);
     std::conditional_t<neighbours && (Width > 1), pairs_together<T, Width>, pairs_apart<T, Width>>
-        loaded[rope_heads];
+        loaded[at_once];
 #pragma unroll
-    for (int k = 0; k < rope_heads; ++k)
+    for (int k = 0; k < at_once; ++k)
       if (const index_t head = first_head + k * blockDim.y; head < heads)
         loaded[k].load(x + head * stride, apart);
     const auto cosine = load_pack<Width>(args.table.cosine[position].data() + i);
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__(256)
       second = T(a * s + b * cosine[pair]);
     };
 #pragma unroll
-    for (int k = 0; k < rope_heads; ++k)
+    for (int k = 0; k < at_once; ++k)
       if (const index_t head = first_head + k * blockDim.y; head < heads)
         loaded[k].store(x + head * stride, apart, turn);
   }
@@ -165,7 +168,7 @@ struct implementation<op::decoupled_rope<P, Layout>, backend::cuda> {
         cuda::misuse_of(ctx, "decoupled_rope.apply: token {} has position {}, the table has {} positions");
     cuda::launch(args.name, ctx.stream,
                  {.grid = {static_cast<unsigned>(ceil_div(tokens, deep)),
-                           static_cast<unsigned>(ceil_div(heads, down * cuda::detail::rope_heads))},
+                           static_cast<unsigned>(ceil_div(heads, down * cuda::detail::rope_heads<Layout>))},
                   .block = {across, down, deep}},
                  cuda::detail::rope_apply_kernel<P, Layout, Width>, args, no_such_position);
   }
