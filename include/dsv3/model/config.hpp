@@ -92,7 +92,7 @@ struct model_config {
   /// About 169 million parameters with every feature on.
   static model_config mini();
   /// About 1.1 billion parameters with every feature on: what one GPU of 80 GB trains in an afternoon.
-  static model_config small();
+  static model_config small_1b();
   /// About 3 billion parameters without MTP, wide enough for a GPU's matrix units: what trainers are compared
   /// with.
   static model_config bench_3b();
@@ -303,7 +303,7 @@ inline model_config model_config::mini() {
           .max_positions = 2048};
 }
 
-inline model_config model_config::small() {
+inline model_config model_config::small_1b() {
   return {.vocab = 32768,
           .hidden = 1024,
           .layers = 10,
@@ -328,7 +328,7 @@ inline model_config model_config::small() {
 }
 
 inline model_config model_config::bench_3b() {
-  model_config config = small();
+  model_config config = small_1b();
   config.hidden = 2048;
   config.layers = 8;
   config.mtp_depth = 0;

@@ -20,7 +20,7 @@ struct named_size {
 inline constexpr std::array named_sizes{named_size{"tiny", model_config::tiny},
                                         named_size{"midi", model_config::midi},
                                         named_size{"mini", model_config::mini},
-                                        named_size{"small", model_config::small},
+                                        named_size{"small", model_config::small_1b},
                                         named_size{"bench-3b", model_config::bench_3b},
                                         named_size{"moonlight", model_config::moonlight_16b},
                                         named_size{"v2-lite", model_config::deepseek_v2_lite},
