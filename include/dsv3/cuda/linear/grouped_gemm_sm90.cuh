@@ -109,8 +109,8 @@ struct ring_place {
 
 /// One thread: brings rows [first, last) of a tile of dw near, as adding to what lies far away would hold up
 /// the warpgroups.
-__device__ __forceinline__ void bring_near(const grouped_problem<float>& p, const grouped_place& at, int first,
-                                           int last) {
+__device__ __forceinline__ void bring_near(const grouped_problem<float>& p, const grouped_place& at,
+                                           int first, int last) {
   const float* d = p.d + at.group * p.d_group + at.column;
   const int bytes = min(wide_n, p.n - at.column) / 4 * 16;
   if (bytes <= 0 || p.d_row % 4 != 0 || reinterpret_cast<std::uintptr_t>(d) % 16 != 0) return;
@@ -176,8 +176,8 @@ __device__ __forceinline__ void clear_rows(unsigned char* panels, int side, int 
   named_sync(static_cast<unsigned>(1 + side), 128);
 }
 
-/// Of four times four words in the lanes of a quad, word `lane` of every lane: the columns of a 4 x 4 block for
-/// its rows.
+/// Of four times four words in the lanes of a quad, word `lane` of every lane: the columns of a 4 x 4 block
+/// for its rows.
 __device__ __forceinline__ uint4 exchange_in_quad(const std::uint32_t (&word)[4], int lane) {
   const bool odd = lane % 2 != 0, upper = lane / 2 % 2 != 0;
   const std::uint32_t a = __shfl_xor_sync(all_lanes, odd ? word[0] : word[1], 1);
@@ -265,7 +265,8 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
   const auto find = [&] {
     const grouped_place at = place_of(room, tile, group, across, blocks, rank);
     const int own = at.row + side * 64;
-    return grouped_work{at, depth_of<Kind>(p, group), p.rows.counts[group] - own, index_t{p.offsets[group]} + own};
+    return grouped_work{at, depth_of<Kind>(p, group), p.rows.counts[group] - own,
+                        index_t{p.offsets[group]} + own};
   };
   if (tile >= tiles) return;
   float sums[wide_n / 2];
