@@ -201,6 +201,7 @@ __device__ __forceinline__ void weigh(page_state& state, page_room& room, const 
       if (i / 2 % 2 == h)
         added += state.scores[i] = exp2_approximately(fmaf(state.scores[i], factor, -shift));
     state.exponentials[h] = state.exponentials[h] * scale[h] + added;
+    __syncwarp();  // all lanes have read it
     if (thread % 4 == 0) room.highest[upper + 8 * h] = top[h];
   }
   state.round_weights();

@@ -138,6 +138,7 @@ struct decode_room {
       const Acc weight = sees ? exp(scores[r][lane] - shift) : Acc(0);
       const Acc added = sum_lanes(weight), rescale = exp(before.highest - shift);
       keep(r, lane, weight);
+      __syncwarp();  // all lanes have read the state
       if (lane == 0) factor[r] = rescale, state[r] = {top, fma(before.sum, rescale, added)};
     }
   }
