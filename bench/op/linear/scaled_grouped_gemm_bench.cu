@@ -44,7 +44,7 @@ struct rows_of_experts {
       return static_cast<std::int32_t>(first);
     });
   }
-  row_groups groups() const { return {offsets, counts}; }
+  row_groups groups() const { return {offsets, counts, 128}; }
 };
 
 enum class pass { forward, data, weights };
