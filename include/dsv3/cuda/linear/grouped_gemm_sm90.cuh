@@ -35,6 +35,7 @@ inline constexpr int wide_most_groups = 256;  // whose tiles are listed in share
 
 struct alignas(1024) grouped_room {
   unsigned char operands[wide_stages][wide_a_bytes + wide_b_bytes];
+  unsigned char staged[2][2 * panel_bytes];  // of a warpgroup: panels of results on their way out
   mbarrier full[wide_stages], empty[wide_stages];
   int first_tile[wide_most_groups + 1];  // of each group, counted through all of them
 };
@@ -107,17 +108,6 @@ struct ring_place {
   }
 };
 
-/// One thread: brings rows [first, last) of a tile of dw near, as adding to what lies far away would hold up
-/// the warpgroups.
-__device__ __forceinline__ void bring_near(const grouped_problem<float>& p, const grouped_place& at,
-                                           int first, int last) {
-  const float* d = p.d + at.group * p.d_group + at.column;
-  const int bytes = min(wide_n, p.n - at.column) / 4 * 16;
-  if (bytes <= 0 || p.d_row % 4 != 0 || reinterpret_cast<std::uintptr_t>(d) % 16 != 0) return;
-  for (int row = at.row + first; row < min(at.row + min(last, wide_m), p.m); ++row)
-    prefetch_bytes(d + row * p.d_row, static_cast<unsigned>(bytes));
-}
-
 /// One thread: brings the operands of all tiles of this block.
 template <grouped_kind Kind, class Out>
 __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, grouped_room& room,
@@ -131,7 +121,6 @@ __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, gr
     const grouped_place at = place_of(room, tile, group, across, blocks, rank);
     const int depth = depth_of<Kind>(p, group), row = p.rows.offsets[group];
     const int other_row = Kind == grouped_kind::weights ? p.offsets[group] : 0;
-    const int near = (wide_m * wide_k + depth - 1) / depth;  // rows of dw a step
     for (int k = 0; k < depth; k += wide_k, to.advance()) {
       unsigned char *a = room.operands[to.stage], *b = a + wide_a_bytes;
       mbarrier& full = room.full[to.stage];
@@ -156,8 +145,6 @@ __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, gr
           else
             load_box(b + panel * panel_bytes, b_map, full, at.column + panel * 64, other_row + k);
         }
-      if constexpr (Kind == grouped_kind::weights)
-        bring_near(p, at, k / wide_k * near, (k / wide_k + 1) * near);
     }
   }
 }
@@ -176,45 +163,44 @@ __device__ __forceinline__ void clear_rows(unsigned char* panels, int side, int 
   named_sync(static_cast<unsigned>(1 + side), 128);
 }
 
-/// Of four times four words in the lanes of a quad, word `lane` of every lane: the columns of a 4 x 4 block
-/// for its rows.
-__device__ __forceinline__ uint4 exchange_in_quad(const std::uint32_t (&word)[4], int lane) {
-  const bool odd = lane % 2 != 0, upper = lane / 2 % 2 != 0;
-  const std::uint32_t a = __shfl_xor_sync(all_lanes, odd ? word[0] : word[1], 1);
-  const std::uint32_t b = __shfl_xor_sync(all_lanes, odd ? word[2] : word[3], 1);
-  const uint2 low = odd ? uint2{a, word[1]} : uint2{word[0], a};
-  const uint2 high = odd ? uint2{b, word[3]} : uint2{word[2], b};
-  const std::uint32_t c = __shfl_xor_sync(all_lanes, upper ? low.x : high.x, 2);
-  const std::uint32_t d = __shfl_xor_sync(all_lanes, upper ? low.y : high.y, 2);
-  return upper ? uint4{c, d, high.x, high.y} : uint4{low.x, low.y, c, d};
-}
-
-/// 64 x 256 sums of a warpgroup, rounded, to the first `rows` rows from `row` on and to columns below n: 16
-/// bytes a thread, as its quad shares a row, and no detour through shared memory.
-__device__ __forceinline__ void write_rows(const float (&sums)[wide_n / 2], const grouped_problem<bf16>& p,
-                                           index_t row, int rows, int column) {
-  const int thread = static_cast<int>(threadIdx.x) % 128;
+/// 64 x 256 sums of a warpgroup, rounded, to the first `rows` rows and to columns below n. Whole boxes go by
+/// the copy engine, which knows where columns end but not where groups do.
+__device__ __forceinline__ void write_rows(float (&sums)[wide_n / 2], const grouped_problem<bf16>& p,
+                                           const CUtensorMap& d_map, unsigned char* staged, index_t row,
+                                           int rows, int column, unsigned barrier) {
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int r = sum_row(thread, half * 2);
-    bf16* to = p.d + (row + r) * p.d_row;
+  for (int panel = 0; panel < 4; ++panel, column += 64) {
+    unsigned char* to = staged + panel % 2 * panel_bytes;
+    if (thread == 0) wait_stores_read<1>();  // what was staged here two panels ago has left
+    named_sync(barrier, 128);
 #pragma unroll
-    for (int block = 0; block < wide_n / 32; ++block) {
-      std::uint32_t word[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        word[j] = pack_bf16(sums[block * 16 + j * 4 + half * 2], sums[block * 16 + j * 4 + half * 2 + 1]);
-      const uint4 words = exchange_in_quad(word, thread);
-      const int first = column + block * 32 + thread % 4 * 8;
-      if (r >= rows) continue;
-      if (first + 8 <= p.n) {
-        *reinterpret_cast<uint4*>(to + first) = words;
-      } else {
-        const auto values = __builtin_bit_cast(pack<bf16, 8>, words);
+    for (int j = 0; j < 4; ++j) {
+      const float* from = sums + panel * 32 + j * 8;
+      const std::uint32_t part[4] = {pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3]),
+                                     pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7])};
+      store_matrices(
+          shared_address(to) + swizzle_128(static_cast<std::uint32_t>(thread / 32 * 16 + lane % 16),
+                                           static_cast<std::uint32_t>((j * 2 + lane / 16) * 16)),
+          part);
+    }
+    publish_shared();
+    named_sync(barrier, 128);
+    if (thread == 0) {
+      if (rows >= 64 && column < p.n) store_box(d_map, to, column, static_cast<int>(row));
+      commit_stores();  // also of nothing: groups are counted
+    }
+    for (int at = thread; rows < 64 && at < rows * 8; at += 128) {
+      const int r = at / 8, first = column + at % 8 * 8;
+      const auto values = load_pack<8>(reinterpret_cast<const bf16*>(
+          to + swizzle_128(static_cast<std::uint32_t>(r), static_cast<std::uint32_t>(at % 8 * 16))));
+      bf16* out = p.d + (row + r) * p.d_row + first;
+      if (first + 8 <= p.n)
+        store_pack(out, values);
+      else
 #pragma unroll
         for (int e = 0; e < 8; ++e)
-          if (first + e < p.n) to[first + e] = values[e];
-      }
+          if (first + e < p.n) out[e] = values[e];
     }
   }
 }
@@ -243,43 +229,32 @@ __device__ __forceinline__ void add_weights(const float (&sums)[wide_n / 2], con
   }
 }
 
-/// What a warpgroup must know of a tile.
-struct grouped_work {
-  grouped_place at;
-  int depth, rows;  // rows: live ones from the warpgroup's first on
-  index_t row;      // the first, in y or dx
-};
-
 /// Two warpgroups: multiply what is brought and write the results.
 template <grouped_kind Kind, class Out>
-__device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, grouped_room& room) {
+__device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, grouped_room& room,
+                                               const CUtensorMap& d_map) {
   const int blocks = static_cast<int>(cluster_blocks()), rank = static_cast<int>(cluster_rank());
   const int across = p.column_tiles / blocks, clusters = static_cast<int>(gridDim.x) / blocks;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  // Which warpgroup, and which half of the rows.
-  const int side = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / 128 - 1, 0);
+  const int side = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / 128 - 1,
+                               0);  // which warpgroup, and which half of the rows
   constexpr unsigned a_step = a_major<Kind> == major::k ? 32 : 2048;
   constexpr unsigned b_step = b_major<Kind> == major::k ? 32 : 2048;
-  const int tiles = room.first_tile[p.rows.groups];
-  int tile = static_cast<int>(blockIdx.x) / blocks, group = 0;
-  const auto find = [&] {
-    const grouped_place at = place_of(room, tile, group, across, blocks, rank);
-    const int own = at.row + side * 64;
-    return grouped_work{at, depth_of<Kind>(p, group), p.rows.counts[group] - own,
-                        index_t{p.offsets[group]} + own};
-  };
-  if (tile >= tiles) return;
   float sums[wide_n / 2];
   ring_place from;
-  grouped_work work = find();
-  while (true) {
+  int group = 0;
+  for (int tile = static_cast<int>(blockIdx.x) / blocks; tile < room.first_tile[p.rows.groups];
+       tile += clusters) {
+    const grouped_place at = place_of(room, tile, group, across, blocks, rank);
+    const int depth = depth_of<Kind>(p, group), rows = p.rows.counts[group] - at.row - side * 64;
+    const index_t row = index_t{p.offsets[group]} + at.row + side * 64;
     unsigned last = 0;
     pin(sums);
-    for (int k = 0; k < work.depth; k += wide_k, from.advance()) {
+    for (int k = 0; k < depth; k += wide_k, from.advance()) {
       unsigned char* panels = room.operands[from.stage];
       room.full[from.stage].wait(from.parity);
       if constexpr (Kind == grouped_kind::weights)
-        if (work.depth - k < wide_k) clear_rows(panels, side, work.depth - k);
+        if (depth - k < wide_k) clear_rows(panels, side, depth - k);
       const std::uint64_t a = operand_at<a_major<Kind>>(shared_address(panels + side * panel_bytes));
       const std::uint64_t b = operand_at<b_major<Kind>>(shared_address(panels + wide_a_bytes), panel_bytes);
       fence_sums();
@@ -292,18 +267,16 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
       if (k > 0 && lane < blocks) room.empty[last].arrive_at(static_cast<unsigned>(lane));
       last = from.stage;
     }
-    const grouped_work done = work;
-    tile += clusters;
-    if (tile < tiles) work = find();  // while the last products are under way
     wait_products<0>();
     pin(sums);
     if (lane < blocks) room.empty[last].arrive_at(static_cast<unsigned>(lane));
-    if constexpr (Kind == grouped_kind::weights)
-      add_weights(sums, p, p.d + done.at.group * p.d_group, done.at.row + side * 64, done.at.column);
-    else
-      write_rows(sums, p, done.row, done.rows, done.at.column);
-    if (tile >= tiles) return;
+    if constexpr (Kind == grouped_kind::weights) {
+      add_weights(sums, p, p.d + group * p.d_group, at.row + side * 64, at.column);
+    } else if (rows > 0 && at.column < p.n) {
+      write_rows(sums, p, d_map, room.staged[side], row, rows, at.column, static_cast<unsigned>(1 + side));
+    }
   }
+  wait_stores();
 }
 
 #endif
@@ -311,13 +284,13 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
 template <grouped_kind Kind, class Out>
 __global__ void __launch_bounds__(wide_threads, 1)
     grouped_wgmma_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
-                         const grouped_problem<Out> p) {
+                         const __grid_constant__ CUtensorMap d_map, const grouped_problem<Out> p) {
 #if DSV3_SM90A
   grouped_room& room = *reinterpret_cast<grouped_room*>(dynamic_shared());
   const unsigned warp = __shfl_sync(all_lanes, threadIdx.x / 32, 0), blocks = cluster_blocks();
   if (threadIdx.x == 0) {
     if (shared_address(&room) % 1024 != 0) __trap();
-    prefetch_map(a_map), prefetch_map(b_map);
+    prefetch_map(a_map), prefetch_map(b_map), prefetch_map(d_map);
     for (int s = 0; s < wide_stages; ++s) room.full[s].init(1), room.empty[s].init(8 * blocks);
     publish_barriers();
   }
@@ -330,7 +303,7 @@ __global__ void __launch_bounds__(wide_threads, 1)
     __syncwarp();
   } else {
     take_registers<240>();
-    multiply_tiles<Kind>(p, room);
+    multiply_tiles<Kind>(p, room, d_map);
   }
   cluster_arrive(), cluster_wait();  // nobody leaves while the other may still write to it
 #else
