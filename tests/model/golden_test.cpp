@@ -2,6 +2,7 @@
 // The same logits, losses, hidden states and gradients as another implementation:
 // tests/data/golden/README.md.
 #include <examples/forward/run.hpp>
+#include <examples/support/cpu_place.hpp>
 
 #include <io/folder.hpp>
 #include <support/run.hpp>
@@ -54,12 +55,12 @@ void compare(const std::string& variant, const std::string& path) {
 
 template <precision P>
 void run(const std::string& variant, const std::string& out, int threads) {
-  forward::run<P>({.model = golden(variant),
-                   .ids = golden(variant) + "/golden.safetensors",
-                   .out = out,
-                   .wanted = forward::gradients::all,
-                   .mtp_weight = mtp_weight,
-                   .threads = threads});
+  forward::run_at<P, support::cpu_place>({.model = golden(variant),
+                                          .ids = golden(variant) + "/golden.safetensors",
+                                          .out = out,
+                                          .wanted = forward::gradients::all,
+                                          .mtp_weight = mtp_weight,
+                                          .threads = threads});
 }
 
 }  // namespace
