@@ -98,13 +98,13 @@ TEST_CASE("checked, an error from before is not the operation's") {
 }
 
 TEST_CASE("checked changes no numbers and no scratch, and stacks with trace") {
+  dsv3::host_memory memory;  // outlives the scratch of all contexts
   const double x[] = {1, 2, 3};
   double y[] = {1, 1, 1};
   const auto work = [&](auto& ctx) { toy::accumulate::forward(ctx, {.x = view{x, 3}, .y = view{y, 3}}); };
   const std::size_t bytes = dsv3::measure(dsv3::cpu_context<toy::host>{}, work);
   dsv3::cpu_context<backend::checked<toy::host>> plain;
   CHECK(dsv3::measure(plain, work) == bytes);
-  dsv3::host_memory memory;
   plain.scratch = dsv3::scratch_arena{memory, bytes};
   work(plain);
   CHECK(y[2] == 4);
