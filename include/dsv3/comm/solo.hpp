@@ -41,6 +41,10 @@ class solo {
   void receive(Ctx&, view<T, 1>, int) const {
     raise("solo: receive needs another rank, there is one");
   }
+  template <class Ctx>
+  void exchange(Ctx&, std::span<const outgoing_message> out, std::span<const incoming_message> in) const {
+    if (!out.empty() || !in.empty()) raise("solo: exchange needs another rank, there is one");
+  }
 
  private:
   static void expect_self(const char* verb, int root) {

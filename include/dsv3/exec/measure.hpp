@@ -25,6 +25,13 @@ struct implementation<Op, backend::measure<B>> {
   }
 };
 
+/// Whether work in this context happens at all, or is only measured: what is no operation, an exchange
+/// between ranks above all, asks before it acts.
+template <class Ctx>
+inline constexpr bool computes = true;
+template <template <class> class Context, class B>
+inline constexpr bool computes<Context<backend::measure<B>>> = false;
+
 /// The exact scratch bytes that `work(probe)` takes at its peak. The work must not read what it computes.
 ///
 ///     ctx.scratch = scratch_arena{memory, measure(ctx, [&](auto& probe) { layer.forward(probe, args); })};

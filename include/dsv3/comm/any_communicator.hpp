@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// A communicator whose engine is chosen at run time, so that one program serves every number of ranks.
+#pragma once
+
+#include <dsv3/base/error.hpp>
+#include <dsv3/comm/engine.hpp>
+#include <dsv3/exec/measure.hpp>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace dsv3::inline DSV3_ABI {
+
+/// Ranks behind an engine; without one, a single rank. Copies share the engine.
+class any_communicator {
+ public:
+  any_communicator() = default;
+  explicit any_communicator(std::shared_ptr<const comm_engine> engine) : engine_(std::move(engine)) {}
+
+  int rank() const { return engine_ ? engine_->rank() : 0; }
+  int size() const { return engine_ ? engine_->size() : 1; }
+  const char* name() const { return engine_ ? engine_->name() : "solo"; }
+  const comm_engine* engine() const { return engine_.get(); }
+
+  template <class Ctx, class T>
+  void all_reduce(Ctx& ctx, view<T, 1> data, reduction how) const {
+    if (!acts<Ctx>() || data.empty()) return;
+    engine_->all_reduce(stream_of(ctx), data.data(), data.size(), reduced_element_of<T>(), how);
+  }
+  template <class Ctx, class T>
+  void reduce_scatter(Ctx& ctx, view<const T, 1> from, view<T, 1> to, reduction how) const {
+    parts("reduce_scatter", from.size(), to.size());
+    if (!computes<Ctx> || to.empty()) return;
+    if (size() == 1) return alone(ctx, from, to);
+    engine_->reduce_scatter(stream_of(ctx), from.data(), to.data(), to.size(), reduced_element_of<T>(), how);
+  }
+  template <class Ctx, class T>
+  void all_gather(Ctx& ctx, view<const T, 1> from, view<T, 1> to) const {
+    parts("all_gather", to.size(), from.size());
+    if (!computes<Ctx> || from.empty()) return;
+    if (size() == 1) return alone(ctx, from, to);
+    engine_->all_gather(stream_of(ctx), from.data(), to.data(), bytes(from));
+  }
+  template <class Ctx, class T>
+  void all_to_all(Ctx& ctx, view<const T, 1> from, view<T, 1> to) const {
+    if (from.size() != to.size() || from.size() % size() != 0)
+      raise("all_to_all: from " + std::to_string(from.size()) + " to " + std::to_string(to.size()) +
+            " elements, expected as many, and a multiple of the " + std::to_string(size()) + " ranks");
+    if (!computes<Ctx> || from.empty()) return;
+    if (size() == 1) return alone(ctx, from, to);
+    engine_->all_to_all(stream_of(ctx), from.data(), to.data(),
+                        bytes(from) / static_cast<std::size_t>(size()));
+  }
+  template <class Ctx, class T>
+  void broadcast(Ctx& ctx, view<T, 1> data, int root) const {
+    known("broadcast", root);
+    if (!acts<Ctx>() || data.empty()) return;
+    engine_->broadcast(stream_of(ctx), data.data(), bytes(data), root);
+  }
+  template <class Ctx, class T>
+  void send(Ctx& ctx, view<const T, 1> data, int peer) const {
+    other("send", peer);
+    const outgoing_message out{peer, reinterpret_cast<const std::byte*>(data.data()), bytes(data)};
+    exchange(ctx, {&out, 1}, {});
+  }
+  template <class Ctx, class T>
+  void receive(Ctx& ctx, view<T, 1> data, int peer) const {
+    other("receive", peer);
+    const incoming_message in{peer, reinterpret_cast<std::byte*>(data.data()), bytes(data)};
+    exchange(ctx, {}, {&in, 1});
+  }
+  /// A rank's messages to itself are allowed, in matching pairs.
+  template <class Ctx>
+  void exchange(Ctx& ctx, std::span<const outgoing_message> out, std::span<const incoming_message> in) const {
+    for (const outgoing_message& m : out) known("exchange", m.peer);
+    for (const incoming_message& m : in) known("exchange", m.peer);
+    if constexpr (computes<Ctx>) {
+      if (out.empty() && in.empty()) return;
+      if (!engine_) raise("exchange: messages of one rank to itself need an engine, there is none");
+      engine_->exchange(stream_of(ctx), out, in);
+    }
+  }
+
+  void barrier() const {
+    if (size() > 1) engine_->barrier();
+  }
+  /// The ranks of one color as a group, ordered by key. Collective.
+  any_communicator split(int color, int key) const {
+    return engine_ ? any_communicator{engine_->split(color, key)} : *this;
+  }
+
+ private:
+  template <class Ctx>
+  bool acts() const {
+    return computes<Ctx> && size() > 1;
+  }
+  template <class T>
+  static std::size_t bytes(view<T, 1> data) {
+    return static_cast<std::size_t>(data.size()) * sizeof(T);
+  }
+  template <class Ctx>
+  void* stream_of(const Ctx& ctx) const {
+    constexpr bool device = requires { ctx.stream; };
+    if (engine_->on_device() != device)
+      raise(std::string(engine_->name()) + ": carries " + (device ? "host" : "device") +
+            " memory, the context works on " + (device ? "a GPU" : "the host"));
+    if constexpr (device)
+      return ctx.stream;
+    else
+      return nullptr;
+  }
+  // What is left of a collective among one rank: a copy, or nothing.
+  template <class Ctx, class T>
+  static void alone(const Ctx&, view<const T, 1> from, view<T, 1> to) {
+    if (from.data() == to.data()) return;
+    if constexpr (requires(Ctx ctx) { ctx.stream; })
+      raise("a collective of one rank between two arrays of a GPU: copy them instead");
+    else
+      std::copy_n(from.data(), from.size(), to.data());
+  }
+  void parts(const char* verb, index_t whole, index_t part) const {
+    if (whole != part * size())
+      raise(std::string(verb) + ": " + std::to_string(whole) + " elements, expected " +
+            std::to_string(size()) + " ranks times " + std::to_string(part));
+  }
+  void known(const char* verb, int rank) const {
+    if (rank < 0 || rank >= size())
+      raise(std::string(verb) + ": names rank " + std::to_string(rank) + ", there are " +
+            std::to_string(size()));
+  }
+  void other(const char* verb, int peer) const {
+    known(verb, peer);
+    if (peer == rank()) raise(std::string(verb) + ": names rank " + std::to_string(peer) + ", itself");
+  }
+
+  std::shared_ptr<const comm_engine> engine_;
+};
+
+static_assert(communicator<any_communicator>);
+
+}  // namespace dsv3::inline DSV3_ABI
