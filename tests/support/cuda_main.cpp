@@ -4,6 +4,8 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
+#include <support/share.hpp>
+
 #include <cuda_runtime.h>
 
 #include <bit>
@@ -94,6 +96,42 @@ void operator delete[](void* block) noexcept { release(block); }
 void operator delete(void* block, std::size_t) noexcept { release(block); }
 void operator delete[](void* block, std::size_t) noexcept { release(block); }
 
+namespace {
+
+/// Tells failures from cases whose share of time was spent, which doctest takes for failures too.
+class share_listener final : public doctest::IReporter {
+ public:
+  static inline int cases = 0, ended = 0, failed = 0;
+
+  explicit share_listener(const doctest::ContextOptions&) {}
+  void test_case_start(const doctest::TestCaseData&) override {
+    ++cases;
+    support::share.begin_case();
+  }
+  void test_case_reenter(const doctest::TestCaseData&) override { support::share.begin_case(); }
+  void test_case_end(const doctest::CurrentTestCaseStats&) override { ended += support::share.spent(); }
+  void test_case_exception(const doctest::TestCaseException&) override { fail(); }
+  void log_assert(const doctest::AssertData& data) override {
+    if (data.m_failed && (data.m_at & doctest::assertType::is_warn) == 0) fail();
+  }
+  void log_message(const doctest::MessageData& data) override {
+    if ((data.m_severity & doctest::assertType::is_warn) == 0) fail();
+  }
+  void report_query(const doctest::QueryData&) override {}
+  void test_run_start() override {}
+  void test_run_end(const doctest::TestRunStats&) override {}
+  void subcase_start(const doctest::SubcaseSignature&) override {}
+  void subcase_end() override {}
+  void test_case_skipped(const doctest::TestCaseData&) override {}
+
+ private:
+  // What follows a run that was not made means nothing.
+  static void fail() { failed += !support::share.spent(); }
+};
+REGISTER_LISTENER("share", 1, share_listener);
+
+}  // namespace
+
 int main(int count, char** words) {
   int gpus = 0;
   if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0) {
@@ -101,7 +139,12 @@ int main(int count, char** words) {
     return 77;
   }
   doctest::Context context(count, words);
-  const int result = context.run();
+  int result = context.run();
+  if (support::share.limited()) {
+    std::printf("cases: %d, of which %d ended with their share of time; failures: %d\n",
+                share_listener::cases, share_listener::ended, share_listener::failed);
+    result = share_listener::failed > 0;
+  }
   const cudaError_t last = cudaDeviceSynchronize();
   if (last != cudaSuccess) std::printf("the GPU ended with: %s\n", cudaGetErrorString(last));
   return last == cudaSuccess ? result : 1;

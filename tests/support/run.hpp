@@ -13,6 +13,8 @@
 // of such a program can be reached by host and GPU, see support/cuda_main.cpp.
 #if defined(DSV3_TEST_BACKEND)
 #include <dsv3/cuda/host/device.cuh>
+
+#include <support/share.hpp>
 #endif
 
 namespace support {
@@ -24,6 +26,7 @@ inline dsv3::cuda::device& gpu() {
 }
 /// The context that tests run on; a GPU has no `threads` to choose.
 inline auto context(int) {
+  share.require();
   dsv3::cuda_context<dsv3::backend::DSV3_TEST_BACKEND> ctx{};
   dsv3::state_of<dsv3::backend::cuda>(ctx.state).device = &gpu();
   return ctx;
