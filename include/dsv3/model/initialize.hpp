@@ -13,13 +13,17 @@
 namespace dsv3::inline DSV3_ABI {
 
 /// One tensor of a model: a matrix from normal(0, deviation), a norm gain 1. The random stream is (seed,
-/// name), so what a tensor gets depends on no order, and on the precision only by rounding.
+/// name), so what a tensor gets depends on no order, and on the precision only by rounding; and a part of a
+/// tensor that begins with its element `first` gets what it has in the whole.
 template <execution_context Ctx, class Element>
 void initialize_tensor(Ctx& ctx, const std::string& name, bool is_matrix, view<Element, 1> values,
-                       double deviation, std::uint64_t seed) {
+                       double deviation, std::uint64_t seed, index_t first = 0) {
   if (is_matrix)
-    op::fill<Element>::normal(
-        ctx, {.y = values, .random = random_stream::named(seed, name), .mean = 0, .deviation = deviation});
+    op::fill<Element>::normal(ctx, {.y = values,
+                                    .random = random_stream::named(seed, name),
+                                    .mean = 0,
+                                    .deviation = deviation,
+                                    .first = first});
   else
     op::fill<Element>::constant(ctx, {.y = values, .value = 1});
 }

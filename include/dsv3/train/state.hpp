@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dsv3/model/deepseek_v3.hpp>
-#include <dsv3/model/initialize.hpp>
+#include <dsv3/train/learned_tensors.hpp>
 #include <dsv3/train/progress.hpp>
 
 #include <cstdint>
@@ -94,69 +94,12 @@ struct reported_numbers {
   }
 };
 
-/// One learnable tensor, as whatever is done to all of them sees it.
-template <precision P>
-struct parameter {
-  std::string name;        // the checkpoint's, as in the table of contents
-  bool is_matrix = false;  // the others are norm gains
-  view<master<P>, 1> p;
-  view<weight<P>, 1> w;                        // what forward reads: these,
-  scaled_view<fp8_e4m3, block_tile, 3> tiles;  // or these [stack, rows, columns]; both empty: p itself
-  view<gradient<P>, 1> g;
-  view<moment<P>, 1> m, v;
-};
-
-namespace detail {
-
-// Weights as forward reads them. A field whose type is the master's lies in the master's memory; the others
-// have their own, at `own` if that is not null: a matrix in bf16 beside its float master, never a second copy
-// of the same number. Answers the bytes that takes.
-template <precision P>
-std::size_t place_weights(const model_config& config, model_masters<P>& masters, model_weights<P>& weights,
-                          std::byte* own) {
-  std::size_t bytes = 0;
-  masters.config = weights.config = config;
-  for_each_field(
-      [&](const std::string&, const shape& s, auto& master_field, auto& weight) {
-        using field_view = std::remove_reference_t<decltype(weight)>;
-        using element = typename field_view::element;
-        if constexpr (std::is_same_v<element, master<P>>) {
-          weight = master_field;
-        } else {
-          if (own != nullptr) weight = stored_at<field_view>(own + bytes, s);
-          bytes += stored_bytes<field_view>(s);
-        }
-      },
-      masters, weights);
-  return bytes;
-}
-
-template <precision P>
-std::size_t own_weight_bytes(const model_config& config) {
-  model_masters<P> masters;
-  model_weights<P> weights;
-  return place_weights<P>(config, masters, weights, nullptr);
-}
-
-}  // namespace detail
-
-/// Bytes of one part of the training state.
-struct memory_part {
-  std::string name;
-  std::size_t bytes = 0;
-};
-
 /// Masters, weights, gradients, moments, routing state, saved activations and what surrounds them. Contents
 /// start undefined: `initialize_state`, or a checkpoint, defines them. Built on counting_memory it is a plan.
 template <precision P, layout_policy L = default_layout>
-struct training_state {
+struct training_state : learned_tensors<P> {
   step_shape shape;
   training_progress progress;
-  owned<model_masters<P>> masters;
-  model_weights<P> weights;  // in the masters' memory where the types agree
-  owned<model_gradients<P>> gradients;
-  owned<model_moments<P>> first_moments, second_moments;
-  std::vector<parameter<P>> parameters;  // the five above, tensor by tensor, in the order of the contents
   owned<routing_state<P>> routing;
   owned<model_saved<P>> saved;
   owned<rope_table<accumulator<P>>> rope;
@@ -165,12 +108,10 @@ struct training_state {
   owned<step_numbers> numbers;       // of operations
   owned<reported_numbers> reported;  // the same where the host writes before a step and reads after it
 
-  training_state(const memory_sources& memory, const deepseek_v3<P, L>& model, const step_shape& step)
-      : shape(step),
-        masters(memory.work, model.config),
-        gradients(memory.work, model.config),
-        first_moments(memory.work, model.config),
-        second_moments(memory.work, model.config),
+  training_state(const memory_sources& memory, const deepseek_v3<P, L>& model, const step_shape& step,
+                 const training_ranks& run = {})
+      : learned_tensors<P>(memory.work, model.config, run),
+        shape(step),
         routing(memory.work, model.config),
         saved(memory.work, model.activation_config(step.rows, step.length, step.rows, step.kept)),
         rope(memory.work,
@@ -179,32 +120,14 @@ struct training_state {
         placed(memory.work, tokens.config),
         numbers(memory.work, step_numbers::config_type{step.micro_batches, 1 + model.config.mtp_depth,
                                                        model.config.routers(), model.config.experts}),
-        reported(memory.shared, numbers.config),
-        own_weights_(memory.work, detail::own_weight_bytes<P>(model.config)) {
-    model_masters<P>& all = masters;
-    detail::place_weights<P>(model.config, all, weights, own_weights_.data());
-    for_each_field(
-        [&](const std::string& name, const dsv3::shape& s, auto& p, auto& w, auto& g, auto& m, auto& v) {
-          using field = std::remove_reference_t<decltype(w)>;
-          parameter<P> row{name, s.rank() > 1, p.flat(), {}, {}, g.flat(), m.flat(), v.flat()};
-          if constexpr (requires { typename field::scale; })
-            row.tiles = stack_of(w);
-          else if constexpr (!std::is_same_v<typename field::element, master<P>>)
-            row.w = w.flat();
-          parameters.push_back(std::move(row));
-        },
-        all, weights, static_cast<model_gradients<P>&>(gradients),
-        static_cast<model_moments<P>&>(first_moments), static_cast<model_moments<P>&>(second_moments));
-  }
+        reported(memory.shared, numbers.config) {}
 
   std::vector<memory_part> parts() const {
-    return {{"masters", masters.bytes()},
-            {"weights", own_weights_.bytes()},
-            {"gradients", gradients.bytes()},
-            {"moments", first_moments.bytes() + second_moments.bytes()},
-            {"activations", saved.bytes()},
-            {"routing, rope, batch", routing.bytes() + rope.bytes() + tokens.bytes() + placed.bytes() +
-                                         numbers.bytes() + reported.bytes()}};
+    std::vector<memory_part> parts = learned_tensors<P>::parts();
+    parts.push_back({"activations", saved.bytes()});
+    parts.push_back({"routing, rope, batch", routing.bytes() + rope.bytes() + tokens.bytes() +
+                                                 placed.bytes() + numbers.bytes() + reported.bytes()});
+    return parts;
   }
 
   /// Micro-batch `index` as the host wrote it; the first `live_rows` of its rows count as targets, the others
@@ -222,15 +145,10 @@ struct training_state {
 
   /// All memory that learning changes, in one order for every state of a model: what a copy consists of.
   std::vector<std::span<std::byte>> learned() const {
-    return {masters.memory(),
-            {own_weights_.data(), own_weights_.bytes()},
-            first_moments.memory(),
-            second_moments.memory(),
-            routing.memory()};
+    std::vector<std::span<std::byte>> all = learned_tensors<P>::learned();
+    all.push_back(routing.memory());
+    return all;
   }
-
- private:
-  memory_block own_weights_;
 };
 
 /// What does not depend on the seed and is in no checkpoint: rotary table, sequence offsets.
@@ -244,20 +162,12 @@ void prepare_state(Ctx& ctx, training_state<P, L>& state) {
   op::fill<std::int64_t>::constant(ctx, {.y = state.reported.load.flat(), .value = 0});
 }
 
-/// Gives forward what the master is.
-template <execution_context Ctx, precision P>
-void adopt_master(Ctx& ctx, const parameter<P>& row, const fp8_recipe& recipe) {
-  if (!row.w.empty()) adopt_master<Ctx, master<P>, weight<P>>(ctx, row.p, row.w);
-  if (!row.tiles.empty()) adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, recipe);
-}
-
-/// A run before its first step.
+/// A run before its first step. Every rank makes its tensors whole and keeps its parts.
 template <execution_context Ctx, precision P, layout_policy L>
 void initialize_state(Ctx& ctx, training_state<P, L>& state, std::uint64_t seed) {
   prepare_state(ctx, state);
   for (const parameter<P>& row : state.parameters) {
-    initialize_tensor(ctx, row.name, row.is_matrix, row.p, state.masters.config.init_deviation, seed);
-    adopt_master(ctx, row, state.masters.config.recipe);
+    initialize_parameter(ctx, row, state.masters.config, seed);
     op::fill<moment<P>>::constant(ctx, {.y = row.m, .value = 0});
     op::fill<moment<P>>::constant(ctx, {.y = row.v, .value = 0});
   }

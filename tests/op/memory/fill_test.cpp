@@ -53,6 +53,16 @@ TEST_CASE_TEMPLATE("fill.normal is the stream's numbers, whatever the threads", 
     });
     CHECK(other.same_bits(y));
   }
+
+  // A part gets what it has in the whole.
+  constexpr index_t first = 777;
+  guarded<T, 1> part(0, n - first);
+  support::run(2, [&](auto& ctx) {
+    op::fill<T>::normal(ctx, {.y = part, .random = random, .mean = 2, .deviation = 0.5, .first = first});
+  });
+  bool same = true;
+  for (index_t i = 0; i < n - first; ++i) same = same && part.get()(i) == y.get()(first + i);
+  CHECK(same);
 }
 
 TEST_CASE("fill says what does not fit") {
@@ -63,4 +73,8 @@ TEST_CASE("fill says what does not fit") {
   CHECK(support::raised([&] {
           op::fill<float>::normal(ctx, {.y = null, .random = {1, 2}});
         }) == "fill.normal: y has 3 elements and a null pointer");
+  guarded<float, 1> y(0, 3);
+  CHECK(support::raised([&] {
+          op::fill<float>::normal(ctx, {.y = y, .random = {1, 2}, .first = -1});
+        }) == "fill.normal: first must not be negative");
 }

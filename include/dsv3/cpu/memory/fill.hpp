@@ -24,7 +24,8 @@ struct implementation<op::fill<Element>, backend::cpu> {
   static void run(Ctx& ctx, const typename op_type::normal_args& args) {
     cpu::parallel_segments(ctx.threads, 1, args.y.extent(0), [&](index_t, index_t first, index_t last) {
       for (index_t i = first; i < last; ++i)
-        args.y(i) = Element(args.mean + args.deviation * args.random.normal(static_cast<std::uint64_t>(i)));
+        args.y(i) = Element(args.mean +
+                            args.deviation * args.random.normal(static_cast<std::uint64_t>(args.first + i)));
     });
   }
 };

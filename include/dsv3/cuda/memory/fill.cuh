@@ -25,11 +25,11 @@ __global__ void fill_constant_kernel(Element* y, index_t n, Element value) {
 }
 
 template <class Element>
-__global__ void fill_normal_kernel(Element* y, index_t n, random_stream random, double mean,
-                                   double deviation) {
+__global__ void fill_normal_kernel(Element* y, index_t n, random_stream random, double mean, double deviation,
+                                   index_t first) {
   const index_t step = static_cast<index_t>(gridDim.x) * blockDim.x;
   for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step)
-    y[i] = Element(mean + deviation * random.normal(static_cast<std::uint64_t>(i)));
+    y[i] = Element(mean + deviation * random.normal(static_cast<std::uint64_t>(first + i)));
 }
 
 }  // namespace cuda::detail
@@ -58,7 +58,7 @@ struct implementation<op::fill<Element>, backend::cuda> {
   static void run(Ctx& ctx, const typename op_type::normal_args& args) {
     cuda::launch(op_type::normal_args::name, ctx.stream, {.grid = cuda::grid_for(args.y.extent(0), 256)},
                  cuda::detail::fill_normal_kernel<Element>, args.y.data(), args.y.extent(0), args.random,
-                 args.mean, args.deviation);
+                 args.mean, args.deviation, args.first);
   }
 };
 

@@ -12,7 +12,7 @@ namespace dsv3::inline DSV3_ABI {
 namespace op {
 
 /// constant:  y[i] = value
-/// normal:    y[i] = mean + deviation · n(i),   n(i) the i-th standard normal of the stream
+/// normal:    y[i] = mean + deviation · n(first + i),   n(i) the i-th standard normal of the stream
 template <class Element>
 struct fill {
   struct constant_args {
@@ -27,7 +27,10 @@ struct fill {
     view<Element, 1> y;  // [n]      written
     random_stream random;
     double mean = 0, deviation = 1;
-    status check() const { return requirements{name}.present("y", y).verdict(); }
+    index_t first = 0;  // where y begins in what the stream fills: a part gets what it would get in the whole
+    status check() const {
+      return requirements{name}.present("y", y).that(first >= 0, "first must not be negative").verdict();
+    }
     void outputs(auto&& visit) const { visit("y", y); }
   };
 
