@@ -4,7 +4,7 @@
 
 #include <dsv3/io/json.hpp>
 #include <dsv3/model/accounting.hpp>
-#include <dsv3/train/state.hpp>
+#include <dsv3/train/cluster_account.hpp>
 
 #include <string>
 #include <vector>
@@ -25,5 +25,17 @@ std::vector<figure> model_figures(const dsv3::model_account& account, dsv3::inde
 /// Bytes that training a model takes, by part; the last is scratch. `precision` is fp64, fp32 or bf16.
 std::vector<dsv3::memory_part> training_memory(const dsv3::model_config& config, const std::string& precision,
                                                const dsv3::step_shape& step, int threads);
+
+/// A whole training run: `tokens` of it, and the GPU hours of what else belongs to it.
+struct training_run {
+  double tokens = 14.8e12;
+  double further_hours = 124e3;       // context extension and post-training
+  double hours_per_trillion = 180e3;  // as measured; what the estimate is held against
+};
+
+/// Memory, exchange, time and cost on many GPUs.
+std::vector<figure> cluster_figures(const dsv3::model_config& model, const dsv3::cluster_layout& layout,
+                                    const dsv3::gpu_figures& gpu, const dsv3::cost_assumptions& assumed,
+                                    const training_run& training);
 
 }  // namespace plan

@@ -29,6 +29,7 @@
 #include <dsv3/op/attention/mla_attention.hpp>
 #include <dsv3/op/attention/mla_decode.hpp>
 #include <dsv3/op/embedding/embedding.hpp>
+#include <dsv3/op/expert/expert_ranks.hpp>
 #include <dsv3/op/expert/permute.hpp>
 #include <dsv3/op/expert/swiglu.hpp>
 #include <dsv3/op/linear/batched_gemm.hpp>
@@ -61,5 +62,8 @@
 #include <dsv3/tensor/layout_policy.hpp>
 #include <dsv3/tensor/paged.hpp>
 #include <dsv3/tensor/scaled.hpp>
+#include <dsv3/train/cluster_account.hpp>
+#include <dsv3/train/pipeline/methods.hpp>
+#include <dsv3/train/pipeline/simulate.hpp>
 #include <dsv3/train/schedule.hpp>
 #include <dsv3/train/step.hpp>

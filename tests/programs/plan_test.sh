@@ -87,4 +87,16 @@ refuses 2 '--keep: found "x", expected one of everything, attention, inputs' dsv
 refuses 2 "Exactly 1 option from [--preset,--config] is required" dsv3-plan
 refuses 2 "Exactly 1 option from [--preset,--config] is required and 2 were given" \
   dsv3-plan --preset tiny --config "$scratch"
+# The report's cluster: 180,000 hours for 10^12 tokens, 2.788 million in all, 5.576 million USD.
+"$plan" --preset v3 --gpus 2048 --pp 16 --ep 64 --dp 2 --json > "$scratch/cluster.json" || fail "--gpus exits with $?"
+for entry in '"gpu_hours": 2788000' '"price": 5576000' '"pre_training_hours": 2664000' \
+  '"tokens_per_second_and_gpu": 1543.2' '"days_per_1e12_tokens": 3.66' '"micro_batches": 120'; do
+  grep -q "^    $entry,*\$" "$scratch/cluster.json" || fail "--gpus 2048 says no $entry"
+done
+refuses 2 "layout: as many GPUs as pipeline ranks times expert ranks times replicas are expected, found GPUs 2048, ranks 1920" \
+  dsv3-plan --preset v3 --gpus 2048 --pp 15
+refuses 2 '--product-share: found "1.5", expected a share, above 0 and at most 1' \
+  dsv3-plan --preset v3 --gpus 2048 --product-share 1.5
+refuses 2 "--gpus plans training: models with softmax routers can be planned, not run" \
+  dsv3-plan --preset v2 --gpus 2048
 finish
