@@ -4,6 +4,8 @@
 
 #include "request.hpp"
 
+#include <support/gpu.hpp>
+
 #include <dsv3/exec/pooled_memory.hpp>
 #include <dsv3/io/safetensors.hpp>
 #include <dsv3/model/checkpoint.hpp>
@@ -155,7 +157,9 @@ void run_at(const request& asked) {
                         .saved = saved,
                         .gradients = gradients});
   };
-  ctx.scratch = scratch_arena{memory, measure(ctx, work)};
+  path_list paths;
+  ctx.scratch = scratch_arena{memory, measure(ctx, work, &paths)};
+  if (asked.on_gpu) support::print_paths(stderr, paths);
   work(ctx);
   synchronize(ctx);
   saved = place.fetched(ctx, std::move(saved));

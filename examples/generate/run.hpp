@@ -6,6 +6,7 @@
 #include "request.hpp"
 
 #include <support/command_line.hpp>
+#include <support/gpu.hpp>
 
 #include <dsv3/infer/generate.hpp>
 #include <dsv3/model/checkpoint.hpp>
@@ -113,7 +114,9 @@ void answer(const request& asked) {
                                           .prefill_tokens = asked.prefill_tokens,
                                           .prefill_form = asked.prefill_form,
                                           .vocab = words.vocab()}};
-  ctx.scratch = scratch_arena{memory, decoder.scratch_bytes(ctx, state)};
+  path_list paths;
+  ctx.scratch = scratch_arena{memory, decoder.scratch_bytes(ctx, state, &paths)};
+  if (asked.on_gpu) support::print_paths(stderr, paths);
 
   generator<P, layout> work{state, decoder};
   stop_conditions stop{.max_tokens = asked.max_new};

@@ -9,7 +9,7 @@ namespace support {
 std::string why_no_gpu() {
   return "this program was built without CUDA, expected a build with -DDSV3_CUDA=ON";
 }
-std::string described_gpu() { return {}; }
+std::string gpu_name() { return {}; }
 bool runs_hopper() { dsv3::raise(why_no_gpu()); }
 
 }  // namespace support

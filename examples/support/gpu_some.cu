@@ -15,10 +15,7 @@ std::string why_no_gpu() {
   }
 }
 
-std::string described_gpu() {
-  const dsv3::cuda::device gpu;
-  return gpu.name() + (gpu.is_hopper() ? " (Hopper's kernels)" : " (functional kernels)");
-}
+std::string gpu_name() { return dsv3::cuda::device{}.name(); }
 
 bool runs_hopper() { return dsv3::cuda::device{}.is_hopper(); }
 

@@ -152,7 +152,7 @@ int begin(const run_settings& settings, const dsv3::training_data& data) {
     return 0;
   }
   const std::string where =
-      settings.on_gpu ? support::described_gpu() : std::to_string(settings.threads) + " threads";
+      settings.on_gpu ? support::gpu_name() : std::to_string(settings.threads) + " threads";
   std::printf("%s, %lld parameters, %s, %s; %s; writes to %s\n", settings.model_name.c_str(),
               static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)),
               settings.precision.c_str(), where.c_str(), data.description().c_str(), settings.out.c_str());

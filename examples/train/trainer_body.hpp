@@ -9,6 +9,8 @@
 #include "text_decoder.hpp"
 #include "trainer.hpp"
 
+#include <support/gpu.hpp>
+
 #include <dsv3/exec/counting_memory.hpp>
 
 #include <chrono>
@@ -39,7 +41,10 @@ class trainer_of final : public trainer {
     if (training_.rows() == 0)
       dsv3::raise("data: " + std::to_string(training_.tokens()) + " tokens of training text, one row needs " +
                   std::to_string(settings.shape.length + ahead()) + ": give more text or a smaller --seq");
-    ctx_.scratch = dsv3::scratch_arena{place_.memory().work, dsv3::scratch_bytes(ctx_, model_, state_)};
+    dsv3::path_list paths;
+    ctx_.scratch =
+        dsv3::scratch_arena{place_.memory().work, dsv3::scratch_bytes(ctx_, model_, state_, &paths)};
+    if (settings.on_gpu) support::print_paths(stdout, paths);
     dsv3::initialize_state(ctx_, state_, settings.seed);
     state_.progress.data_sum = data_sum_;
     state_.progress.tokenizer_sum = settings.source.tokenizer.sum;

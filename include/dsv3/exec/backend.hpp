@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Backend tags. A backend is a type; its parent, if it names one, lends it every body it does not have.
+// Backend tags. A backend is a type; its parent, if it names one, lends it every body it does not have; its
+// path, if it has one, is what its bodies are called where a program says which of them it runs.
 #pragma once
 
 #include <dsv3/base/config.hpp>
@@ -10,12 +11,17 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace backend {
 /// Loops and BLAS on the host.
-struct cpu {};
+struct cpu {
+  static constexpr const char* path = "CPU";
+};
 /// NVIDIA GPUs from compute capability 8.0: a body for every operation.
-struct cuda {};
+struct cuda {
+  static constexpr const char* path = "functional CUDA";
+};
 /// Compute capability 9.0a: bodies that ask for its matrix and copy engines; the others are those of cuda.
 struct hopper {
   using parent = cuda;
+  static constexpr const char* path = "Hopper's own";
 };
 }  // namespace backend
 

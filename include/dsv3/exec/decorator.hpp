@@ -2,7 +2,7 @@
 // What backends around one other backend share: the scratch of a body stays the body's.
 #pragma once
 
-#include <dsv3/exec/dispatch.hpp>
+#include <dsv3/exec/paths.hpp>
 
 namespace dsv3::inline DSV3_ABI::detail {
 
@@ -17,6 +17,10 @@ struct decorated {
     }
   static auto scratch(const Ctx& ctx, scratch_arena& arena, const Args& args) {
     return body::scratch(ctx, arena, args);
+  }
+  template <class Args>
+  static const char* path(const Args& args) {
+    return path_of<Op, B>(args);
   }
 };
 

@@ -19,6 +19,10 @@ namespace dsv3::inline DSV3_ABI {
 ///     template <class Ctx>
 ///     static workspace scratch(const Ctx& ctx, scratch_arena& arena, const record& args);
 ///
+/// A body that chooses by the record whose code it runs may name what it chose, as `path_list` tells it:
+///
+///     static const char* path(const record& args);
+///
 /// Specialise before the first use: compilers remember whether a body exists.
 template <class Op, class Backend>
 struct implementation;
@@ -28,15 +32,18 @@ concept implements = requires {
   sizeof(implementation<Op, Backend>);
 };
 
-/// The body found by walking from a backend to its parents; `type` is void where there is none.
+/// The body found by walking from a backend to its parents, and the backend that has it; void where there is
+/// none.
 template <class Op, class Backend>
 struct nearest {
   using type = void;
+  using home = void;
 };
 template <class Op, class Backend>
   requires implements<Op, Backend>
 struct nearest<Op, Backend> {
   using type = implementation<Op, Backend>;
+  using home = Backend;
 };
 template <class Op, class Backend>
   requires(!implements<Op, Backend> && has_parent<Backend>)

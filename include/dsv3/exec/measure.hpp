@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// backend::measure<B>: run anything, compute nothing, learn its scratch bytes.
+// backend::measure<B>: run anything, compute nothing, learn its scratch bytes and which bodies it gets.
 #pragma once
 
-#include <dsv3/exec/dispatch.hpp>
+#include <dsv3/exec/paths.hpp>
 
 #include <cstddef>
 
@@ -14,6 +14,11 @@ template <class B>
 struct measure {};
 }  // namespace backend
 
+template <class B>
+struct backend_state<backend::measure<B>> {
+  path_list* paths = nullptr;
+};
+
 template <class Op, class B>
   requires(!std::is_void_v<typename nearest<Op, B>::type>)
 struct implementation<Op, backend::measure<B>> {
@@ -22,6 +27,7 @@ struct implementation<Op, backend::measure<B>> {
     using body = typename nearest<Op, B>::type;
     if constexpr (requires { body::scratch(ctx, ctx.scratch, args); })
       (void)body::scratch(ctx, ctx.scratch, args);
+    if (ctx.state.paths != nullptr) ctx.state.paths->add(Args::name, path_of<Op, B>(args));
   }
 };
 
@@ -32,13 +38,15 @@ inline constexpr bool computes = true;
 template <template <class> class Context, class B>
 inline constexpr bool computes<Context<backend::measure<B>>> = false;
 
-/// The exact scratch bytes that `work(probe)` takes at its peak. The work must not read what it computes.
+/// The exact scratch bytes that `work(probe)` takes at its peak, and into `paths` which bodies it gets. The
+/// work must not read what it computes.
 ///
 ///     ctx.scratch = scratch_arena{memory, measure(ctx, [&](auto& probe) { layer.forward(probe, args); })};
 template <execution_context Ctx, class Work>
-std::size_t measure(const Ctx& ctx, Work&& work) {
+std::size_t measure(const Ctx& ctx, Work&& work, path_list* paths = nullptr) {
   auto probe = ctx.template with_backend<backend::measure<typename Ctx::backend_type>>();
   probe.scratch = scratch_arena::counting();
+  probe.state.paths = paths;
   work(probe);
   return probe.scratch.peak();
 }

@@ -189,9 +189,9 @@ class speculative_decoder {
     }
   }
 
-  /// Scratch that is enough for any step.
+  /// Scratch that is enough for any step, and into `paths` which bodies the steps get.
   template <execution_context Ctx>
-  std::size_t scratch_bytes(const Ctx& ctx, const state_type& state) const {
+  std::size_t scratch_bytes(const Ctx& ctx, const state_type& state, path_list* paths = nullptr) const {
     const index_t longest = state.config().longest, sequences = state.config().sequences;
     const auto step = [&](auto& probe, index_t count, index_t tokens, attention_form form) {
       const std::vector<std::int32_t> pages(at(state.pages_of(longest)));
@@ -202,7 +202,7 @@ class speculative_decoder {
       run_main(probe, state, rows, form, heads);
       if (drafts()) run_module(probe, state, rows, form, heads);
     };
-    return measure(ctx, [&](auto& probe) {
+    const auto steps = [&](auto& probe) {
       // Fewer tokens may take more: what too few sequences leave to threads is cut finer.
       for (index_t part = 1; part <= std::min(options_.prefill_tokens, longest); ++part) {
         if (options_.prefill_form != attention_form::expanded) step(probe, 1, part, attention_form::absorbed);
@@ -218,7 +218,8 @@ class speculative_decoder {
            accepted = next;
       const auto bits = array<std::uint64_t>(2 * static_cast<index_t>(drafted.size() + next.size()));
       accept(probe, drafted, offsets, bits, accepted, next);
-    });
+    };
+    return measure(ctx, steps, paths);
   }
 
  private:

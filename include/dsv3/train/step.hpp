@@ -323,18 +323,21 @@ step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P,
   return report;
 }
 
-/// The scratch bytes that a step, an evaluation and the initialisation take at most; the state may be a plan.
+/// The scratch bytes that a step, an evaluation and the initialisation take at most, and into `paths` which
+/// bodies they get; the state may be a plan.
 template <execution_context Ctx, precision P, layout_policy L>
-std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state) {
+std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
+                          path_list* paths = nullptr) {
   const solo comm;
   const step_options options;
   const detail::step_phases<P, L, solo> phases{comm, model, state, options};
   // The data of the batch's views is not read.
   const token_batch batch = state.micro_batch(0, state.shape.rows);
-  return measure(ctx, [&](auto& probe) {
+  const auto work = [&](auto& probe) {
     initialize_tensor(probe, state.parameters.front().name, true, state.parameters.front().p, 1, 0);
     phases.run(probe, std::span(&batch, 1), batch.target_counts, state.shape.rows);
-  });
+  };
+  return measure(ctx, work, paths);
 }
 
 }  // namespace dsv3::inline DSV3_ABI

@@ -95,13 +95,18 @@ struct implementation<op::mla_attention<P>, backend::hopper>
     return work;
   }
 
+  template <class Args>
+  static const char* path(const Args& args) {
+    return takes(args) ? backend::hopper::path : backend::cuda::path;
+  }
+
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
     const char* name = forward_args::name;
     [[maybe_unused]] const forward_scratch work = scratch(ctx, ctx.scratch, args);
     if constexpr (functional::has_matrix_units) {
-      const auto in = functional::inputs_of(args, args.key_sequence());
-      if (cuda::detail::on_sm90(in) && cuda::detail::rows_take_packs(args.o)) {
+      if (takes(args)) {
+        const auto in = functional::inputs_of(args, args.key_sequence());
         cuda::detail::make_sm90_plan(ctx, name, in.queries, in.keys, work);
         return cuda::detail::sm90_forward_pass(name, ctx.stream, in, args.o, args.lse, work);
       }
@@ -114,10 +119,8 @@ struct implementation<op::mla_attention<P>, backend::hopper>
     const char* name = backward_args::name;
     const backward_scratch work = scratch(ctx, ctx.scratch, args);
     if constexpr (functional::has_matrix_units) {
-      const auto in = functional::inputs_of(args, args.sequence);
-      if (cuda::detail::on_sm90(in) && cuda::takes_tensor_map(args.d_o) &&
-          cuda::detail::rows_take_packs(args.o) && cuda::detail::rows_take_packs(args.dq) &&
-          cuda::detail::rows_take_packs(args.dkv)) {
+      if (takes(args)) {
+        const auto in = functional::inputs_of(args, args.sequence);
         cuda::detail::make_sm90_plan(ctx, name, in.queries, in.keys, work.plan);
         const cuda::detail::attention_slopes<bf16, float> slopes{args.d_o, args.lse, {}};
         const cuda::detail::attention_gradients<bf16, float> to{args.dq, args.dkv, work.dk_rope};
@@ -126,6 +129,21 @@ struct implementation<op::mla_attention<P>, backend::hopper>
       }
     }
     functional::differentiate(ctx, args, work);
+  }
+
+ private:
+  static bool takes(const forward_args& args) {
+    if constexpr (functional::has_matrix_units)
+      return cuda::detail::on_sm90(functional::inputs_of(args, args.key_sequence())) &&
+             cuda::detail::rows_take_packs(args.o);
+    return false;
+  }
+  static bool takes(const backward_args& args) {
+    if constexpr (functional::has_matrix_units)
+      return cuda::detail::on_sm90(functional::inputs_of(args, args.sequence)) &&
+             cuda::takes_tensor_map(args.d_o) && cuda::detail::rows_take_packs(args.o) &&
+             cuda::detail::rows_take_packs(args.dq) && cuda::detail::rows_take_packs(args.dkv);
+    return false;
   }
 };
 

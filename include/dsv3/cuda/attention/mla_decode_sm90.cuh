@@ -55,6 +55,10 @@ struct implementation<op::mla_decode<P, cache_row::plain>, backend::hopper>
             .starts = arena.tensor<long long>(plan.clusters, args.queries.sequences() + 1)};
   }
 
+  static const char* path(const forward_args& args) {
+    return cuda::detail::takes_pages(args) ? backend::hopper::path : backend::cuda::path;
+  }
+
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
     using namespace cuda::detail;

@@ -17,6 +17,11 @@ struct implementation<op::batched_gemm<P>, backend::cuda> {
     return cuda::detail::library_workspace(arena);
   }
 
+  template <class Args>
+  static const char* path(const Args&) {
+    return cuda::detail::dense_path<activation<P>, weight<P>, activation<P>>;
+  }
+
   template <class Ctx, class Args>
   static void run(Ctx& ctx, const Args& args) {
     constexpr bool turned = std::is_same_v<Args, forward_args>;

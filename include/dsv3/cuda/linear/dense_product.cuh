@@ -53,6 +53,10 @@ template <class A, class B, class D>
 inline constexpr bool library_takes = std::is_same_v<A, B> &&
                                       (std::is_same_v<D, A> ||
                                        (std::is_same_v<A, bf16> && std::is_same_v<D, float>));
+/// What a path_list calls such a product. The rare shapes that the library has no algorithm for, such as rows
+/// that overlap, are not told apart.
+template <class A, class B, class D>
+inline constexpr const char* dense_path = library_takes<A, B, D> ? "cuBLASLt" : backend::cuda::path;
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 

@@ -52,6 +52,16 @@ struct implementation<op::gemm<P, Output>, backend::cuda> {
     return work;
   }
 
+  static const char* path(const forward_args&) {
+    return cuda::detail::dense_path<activation<P>, weight<P>, Output>;
+  }
+  static const char* path(const backward_data_args&) {
+    return cuda::detail::dense_path<factor_type, weight<P>, activation<P>>;
+  }
+  static const char* path(const backward_weights_args&) {
+    return cuda::detail::dense_path<factor_type, activation<P>, gradient<P>>;
+  }
+
   // y = x · wᵀ
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
@@ -75,6 +85,7 @@ struct implementation<op::gemm<P, Output>, backend::cuda> {
  private:
   static constexpr bool rounds_dy = std::is_same_v<activation<P>, weight<P>> &&
                                     sizeof(Output) > sizeof(activation<P>);
+  using factor_type = std::conditional_t<rounds_dy, activation<P>, Output>;  // of dy
 
   template <class T>
   static auto operand(const view<T, 2>& x, bool turned = false) {

@@ -342,11 +342,16 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
   using typename parent::backward_weights_args;
   using typename parent::forward_args;
 
+  template <class Args>
+  static const char* path(const Args& args) {
+    return takes(args) ? backend::hopper::path : backend::cuda::path;
+  }
+
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
     using namespace cuda::detail;
     if constexpr (in_bf16)
-      if (wgmma_takes(args.x.groups(), args.x.rows, args.w, args.y.rows))
+      if (takes(args))
         return launch_wgmma<grouped_kind::forward>(ctx, args.name, map(args.x.rows), map(args.w, wide_n),
                                                    map(args.y.rows), problem_of(args.x, args.y));
     parent::run(ctx, args);
@@ -355,7 +360,7 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
   static void run(Ctx& ctx, const backward_data_args& args) {
     using namespace cuda::detail;
     if constexpr (in_bf16)
-      if (wgmma_takes(args.dy.groups(), args.dy.rows, args.w, args.dx.rows))
+      if (takes(args))
         return launch_wgmma<grouped_kind::data>(ctx, args.name, map(args.dy.rows), map(args.w, 64),
                                                 map(args.dx.rows), problem_of(args.dy, args.dx));
     parent::run(ctx, args);
@@ -364,10 +369,7 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
   static void run(Ctx& ctx, const backward_weights_args& args) {
     using namespace cuda::detail;
     if constexpr (in_bf16) {
-      const bool pairs =
-          cuda::takes_packs<2>(args.dw.data(), args.dw.stride(1)) && args.dw.stride(0) % 2 == 0;
-      if (pairs && !args.dw.empty() &&
-          wgmma_takes(args.dy.groups(), args.dy.rows, args.x.rows, args.x.rows)) {
+      if (takes(args)) {
         const CUtensorMap dy = map(args.dy.rows);
         return launch_wgmma<grouped_kind::weights>(
             ctx, args.name, dy, map(args.x.rows), dy,
@@ -388,6 +390,18 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
  private:
   static constexpr bool in_bf16 = std::is_same_v<activation<P>, bf16> && std::is_same_v<weight<P>, bf16> &&
                                   std::is_same_v<gradient<P>, float>;
+
+  static bool takes(const forward_args& args) {
+    return in_bf16 && cuda::detail::wgmma_takes(args.x.groups(), args.x.rows, args.w, args.y.rows);
+  }
+  static bool takes(const backward_data_args& args) {
+    return in_bf16 && cuda::detail::wgmma_takes(args.dy.groups(), args.dy.rows, args.w, args.dx.rows);
+  }
+  static bool takes(const backward_weights_args& args) {
+    return in_bf16 && cuda::takes_packs<2>(args.dw.data(), args.dw.stride(1)) && args.dw.stride(0) % 2 == 0 &&
+           !args.dw.empty() &&
+           cuda::detail::wgmma_takes(args.dy.groups(), args.dy.rows, args.x.rows, args.x.rows);
+  }
 
   template <class T>
   static CUtensorMap map(const view<T, 2>& rows) {

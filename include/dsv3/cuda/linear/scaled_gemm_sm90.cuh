@@ -30,75 +30,104 @@ view<const Element, 3> stack_of_one(const view<const Element, 2>& x) {
   return {x.data(), extents, strides};
 }
 
-/// y = x · wᵀ; false where the engines cannot.
+/// y = x · wᵀ
 template <class P, class G, class Args>
-bool run_forward_on_hopper(cudaStream_t stream, const Args& args) {
+bool takes_forward_on_hopper(const Args& args) {
   if constexpr (std::is_same_v<activation<P>, bf16>)
-    return suits_hopper<bf16>(args.product) &&
-           run_scaled_hopper<grouped_by::rows>(args.name, stream, problem_of<P, G>(args), args.x.values,
-                                               stacked(args.w).values);
+    return suits_hopper<bf16>(args.product) && takes_hopper(problem_of<P, G>(args)) &&
+           takes_tensor_map(args.x.values) && takes_tensor_map(stacked(args.w).values);
   return false;
 }
+template <class P, class G, class Args>
+void run_forward_on_hopper(cudaStream_t stream, const Args& args) {
+  if constexpr (std::is_same_v<activation<P>, bf16>)
+    run_scaled_hopper<grouped_by::rows>(args.name, stream, problem_of<P, G>(args), args.x.values,
+                                        stacked(args.w).values);
+}
 
+/// dx = dy · w: w is turned over first, as the matrix unit reads 8-bit operands along the sum only.
+template <class P, class G, class Args>
+bool takes_data_on_hopper(const Args& args) {
+  if constexpr (std::is_same_v<activation<P>, bf16>)
+    return suits_hopper<bf16>(args.product) && !args.w.values.empty() &&
+           takes_hopper(problem_of<P, G>(args)) && takes_tensor_map(args.dy.values);
+  return false;
+}
 /// Room for wᵀ, whether or not the pointers turn out to suit the engines.
 template <class P, class Args>
 view<fp8_e4m3, 3> transposed_weights(scratch_arena& arena, const Args& args) {
   if (!std::is_same_v<activation<P>, bf16> || !suits_hopper<bf16>(args.product)) return {};
   return transposed_room(arena, stacked(args.w).values);
 }
-
-/// dx = dy · w: w is turned over first, as the matrix unit reads 8-bit operands along the sum only.
 template <class P, class G, class Args>
-bool run_data_on_hopper(cudaStream_t stream, const Args& args, const view<fp8_e4m3, 3>& w_t) {
+void run_data_on_hopper(cudaStream_t stream, const Args& args, const view<fp8_e4m3, 3>& w_t) {
   if constexpr (std::is_same_v<activation<P>, bf16>) {
     const auto p = problem_of<P, G>(args);
-    if (w_t.empty() || !takes_hopper(p) || !takes_tensor_map(args.dy.values)) return false;
     launch_transpose(args.name, stream, stacked(args.w).values, w_t, p.groups, p.m);
-    return run_scaled_hopper<grouped_by::rows>(args.name, stream, p, args.dy.values,
-                                               view<const fp8_e4m3, 3>(w_t));
+    run_scaled_hopper<grouped_by::rows>(args.name, stream, p, args.dy.values, view<const fp8_e4m3, 3>(w_t));
   }
-  return false;
 }
 
 /// dw += (dyᵀ) · (xᵀ)ᵀ. Sums run along the tokens: a box of the copy engine begins at a group's first token,
 /// which must be a multiple of 16 bytes.
 template <class P, class G, class Args>
-bool run_weights_on_hopper(cudaStream_t stream, const Args& args) {
+bool takes_weights_on_hopper(const Args& args) {
   if constexpr (requires { args.groups; })
     if (!args.groups.all() && args.groups.alignment % 16 != 0) return false;
   if constexpr (std::is_same_v<gradient<P>, float>)
-    return suits_hopper<float>(args.product) &&
-           run_scaled_hopper<grouped_by::terms>(args.name, stream, problem_of<P, G>(args), args.dy_t.values,
-                                                stack_of_one(args.x_t.values));
+    return suits_hopper<float>(args.product) && takes_hopper(problem_of<P, G>(args)) &&
+           takes_tensor_map(args.dy_t.values) && takes_tensor_map(args.x_t.values);
   return false;
 }
+template <class P, class G, class Args>
+void run_weights_on_hopper(cudaStream_t stream, const Args& args) {
+  if constexpr (std::is_same_v<gradient<P>, float>)
+    run_scaled_hopper<grouped_by::terms>(args.name, stream, problem_of<P, G>(args), args.dy_t.values,
+                                         stack_of_one(args.x_t.values));
+}
+
+/// The bodies of products over scaled tiles, of one matrix or of experts': the engines' where they take the
+/// record, the parent's elsewhere.
+template <class Op, class P, class Gradient>
+struct scaled_products_on_hopper : implementation<Op, backend::cuda> {
+  using parent = implementation<Op, backend::cuda>;
+  using forward_args = typename Op::forward_args;
+  using backward_data_args = typename Op::backward_data_args;
+  using backward_weights_args = typename Op::backward_weights_args;
+
+  template <class Ctx>
+  static auto scratch(const Ctx&, scratch_arena& arena, const backward_data_args& args) {
+    return transposed_weights<P>(arena, args);
+  }
+  template <class Args>
+  static const char* path(const Args& args) {
+    return takes(args) ? backend::hopper::path : backend::cuda::path;
+  }
+
+  template <class Ctx>
+  static void run(Ctx& ctx, const forward_args& args) {
+    takes(args) ? run_forward_on_hopper<P, Gradient>(ctx.stream, args) : parent::run(ctx, args);
+  }
+  template <class Ctx>
+  static void run(Ctx& ctx, const backward_data_args& args) {
+    const auto w_t = scratch(ctx, ctx.scratch, args);
+    takes(args) ? run_data_on_hopper<P, Gradient>(ctx.stream, args, w_t) : parent::run(ctx, args);
+  }
+  template <class Ctx>
+  static void run(Ctx& ctx, const backward_weights_args& args) {
+    takes(args) ? run_weights_on_hopper<P, Gradient>(ctx.stream, args) : parent::run(ctx, args);
+  }
+
+ private:
+  static bool takes(const forward_args& args) { return takes_forward_on_hopper<P, Gradient>(args); }
+  static bool takes(const backward_data_args& args) { return takes_data_on_hopper<P, Gradient>(args); }
+  static bool takes(const backward_weights_args& args) { return takes_weights_on_hopper<P, Gradient>(args); }
+};
 
 }  // namespace cuda::detail
 
 template <class P, class Gradient>
 struct implementation<op::scaled_gemm<P, Gradient>, backend::hopper>
-    : implementation<op::scaled_gemm<P, Gradient>, backend::cuda> {
-  using op_type = op::scaled_gemm<P, Gradient>;
-  using parent = implementation<op_type, backend::cuda>;
-
-  template <class Ctx>
-  static auto scratch(const Ctx&, scratch_arena& arena, const typename op_type::backward_data_args& args) {
-    return cuda::detail::transposed_weights<P>(arena, args);
-  }
-
-  template <class Ctx>
-  static void run(Ctx& ctx, const typename op_type::forward_args& args) {
-    if (!cuda::detail::run_forward_on_hopper<P, Gradient>(ctx.stream, args)) parent::run(ctx, args);
-  }
-  template <class Ctx>
-  static void run(Ctx& ctx, const typename op_type::backward_data_args& args) {
-    const auto w_t = scratch(ctx, ctx.scratch, args);
-    if (!cuda::detail::run_data_on_hopper<P, Gradient>(ctx.stream, args, w_t)) parent::run(ctx, args);
-  }
-  template <class Ctx>
-  static void run(Ctx& ctx, const typename op_type::backward_weights_args& args) {
-    if (!cuda::detail::run_weights_on_hopper<P, Gradient>(ctx.stream, args)) parent::run(ctx, args);
-  }
-};
+    : cuda::detail::scaled_products_on_hopper<op::scaled_gemm<P, Gradient>, P, Gradient> {};
 
 }  // namespace dsv3::inline DSV3_ABI

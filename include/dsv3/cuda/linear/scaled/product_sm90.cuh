@@ -374,11 +374,10 @@ void launch_scaled_hopper(const char* name, cudaStream_t stream, const scaled_pr
          tensor_map(name, b, {1, T::columns, 128}, box_swizzle::bytes_128));
 }
 
-/// c = a · bᵀ, or +=, `a` [rows, terms], `b` [matrices, columns, terms]; false where the engines cannot.
+/// c = a · bᵀ, or +=, `a` [rows, terms], `b` [matrices, columns, terms], which the engines take.
 template <grouped_by By, class A, class C>
-bool run_scaled_hopper(const char* name, cudaStream_t stream, const scaled_problem<A, C>& p,
+void run_scaled_hopper(const char* name, cudaStream_t stream, const scaled_problem<A, C>& p,
                        const view<const A, 2>& a, const view<const fp8_e4m3, 3>& b) {
-  if (!takes_hopper(p) || !takes_tensor_map(a) || !takes_tensor_map(b)) return false;
   const int processors = multiprocessors();
   const index_t groups = p.groups.groups(), rows = By == grouped_by::rows ? ceil_div(p.m, groups) : p.m;
   const tile_choice choice = scaled_tiles_for<By>(groups, rows, p.n, processors);
@@ -388,7 +387,6 @@ bool run_scaled_hopper(const char* name, cudaStream_t stream, const scaled_probl
     launch_scaled_hopper<By, square_tiles>(name, stream, p, a, b, processors);
   else
     launch_scaled_hopper<By, narrow_tiles>(name, stream, p, a, b, processors);
-  return true;
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cuda::detail
