@@ -99,8 +99,10 @@ struct fixture {
                          .gradients = result});
     return result;
   }
+  /// Written over poison.
   owned<block_gradients<P>> gradients_by_halves(const block_saved<P>& saved) {
     auto result = blank();
+    support::poison_fields(result);
     owned<block_deltas<P>> deltas{memory, saved.config};
     layer.backward_data(ctx, {.dy = rows(probe),
                               .x = rows(x),
@@ -115,7 +117,8 @@ struct fixture {
                                  .batch = batch_args(),
                                  .saved = saved,
                                  .deltas = deltas,
-                                 .gradients = result});
+                                 .gradients = result,
+                                 .into = store::write});
     return result;
   }
 };

@@ -3,6 +3,9 @@
 
 #include <dsv3/cpu.hpp>
 
+#include <algorithm>
+#include <limits>
+
 using namespace dsv3;
 using P = fp64_reference;
 
@@ -32,7 +35,7 @@ struct fixture {
                         .saved = keeps});
     return sum;
   }
-  void backward() {
+  void backward(store into = store::add) {
     loss(&saved);
     layer.backward(ctx, {.x = view{x.data(), tokens, hidden},
                          .w = view{w.data(), vocab, hidden},
@@ -40,7 +43,8 @@ struct fixture {
                          .scale = 0.2,
                          .saved = saved,
                          .dx = view{dx.data(), tokens, hidden},
-                         .dw = view{dw.data(), vocab, hidden}});
+                         .dw = view{dw.data(), vocab, hidden},
+                         .into = into});
   }
 };
 
@@ -59,6 +63,10 @@ TEST_CASE("loss and gradients, for every chunk and policy") {
       f.backward();
       CHECK(support::worst_row(f.dx, whole.dx, fixture::hidden) < 1e-12);
       CHECK(support::worst_row(f.dw, whole.dw, fixture::hidden) < 1e-12);
+      const auto dw = f.dw;
+      std::fill(f.dw.begin(), f.dw.end(), std::numeric_limits<double>::quiet_NaN());
+      f.backward(store::write);
+      CHECK(f.dw == dw);
     }
   }
 }

@@ -39,7 +39,8 @@ TEST_CASE("gradients equal central differences; the extra columns pass by") {
   compression.backward_data(ctx, w, s, d, view{dx.data(), tokens, hidden}, store::write);
   compression.backward_weights(
       ctx, view{x.data(), tokens, hidden}, w, s, d,
-      {view{g_down.data(), rank + extra, hidden}, view{g_gain.data(), rank}, view{g_up.data(), out, rank}});
+      {view{g_down.data(), rank + extra, hidden}, view{g_gain.data(), rank}, view{g_up.data(), out, rank}},
+      store::add);
   support::check_slopes("x", x.data(), dx.data(), tokens * hidden, 100, loss);
   support::check_slopes("w_down", w_down.data(), g_down.data(), (rank + extra) * hidden, 100, loss);
   support::check_slopes("gain", gain.data(), g_gain.data(), rank, 100, loss);

@@ -157,7 +157,8 @@ struct block {
     batch_args batch;
     const block_saved<P>& saved;
     const block_deltas<P>& deltas;
-    block_gradients<P>& gradients;  // added to
+    block_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
   struct backward_args {
     view<const activation<P>, 2> dy;  // [tokens, hidden]
@@ -166,7 +167,8 @@ struct block {
     batch_args batch;
     const block_saved<P>& saved;
     view<activation<P>, 2> dx;      // [tokens, hidden]    written
-    block_gradients<P>& gradients;  // added to
+    block_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
   struct decode_args {
     view<const activation<P>, 2> x;  // [tokens, hidden]
@@ -296,7 +298,8 @@ struct block {
                                       .batch = args.batch,
                                       .saved = s,
                                       .deltas = deltas,
-                                      .gradients = args.gradients},
+                                      .gradients = args.gradients,
+                                      .into = args.into},
                 s);
   }
 
@@ -380,24 +383,38 @@ struct block {
     const block_deltas<P>& d = args.deltas;
     block_gradients<P>& g = args.gradients;
     if (has_experts())
-      experts().backward_weights(
-          ctx,
-          {.dy = args.dy, .x = s.m, .saved = s.experts, .deltas = d.experts, .gradients = g.experts});  // 4'
+      experts().backward_weights(ctx, {.dy = args.dy,
+                                       .x = s.m,
+                                       .saved = s.experts,
+                                       .deltas = d.experts,
+                                       .gradients = g.experts,
+                                       .into = args.into});  // 4'
     else
-      dense().backward_weights(
-          ctx, {.dy = args.dy, .x = s.m, .saved = s.dense, .deltas = d.dense, .gradients = g.dense});
-    op::rms_norm<P>::backward(
-        ctx,
-        {.dy = d.dm, .x = s.s, .gain = w.g_feed_forward, .rstd = s.s_rstd, .dgain = g.g_feed_forward});  // 3'
+      dense().backward_weights(ctx, {.dy = args.dy,
+                                     .x = s.m,
+                                     .saved = s.dense,
+                                     .deltas = d.dense,
+                                     .gradients = g.dense,
+                                     .into = args.into});
+    op::rms_norm<P>::backward(ctx, {.dy = d.dm,
+                                    .x = s.s,
+                                    .gain = w.g_feed_forward,
+                                    .rstd = s.s_rstd,
+                                    .dgain = g.g_feed_forward,
+                                    .into = args.into});  // 3'
     attention().backward_weights(ctx, {.dy = d.ds,
                                        .x = s.n,
                                        .weights = w.attention,
                                        .saved = s.attention,
                                        .deltas = d.attention,
-                                       .gradients = g.attention});  // 2'
-    op::rms_norm<P>::backward(
-        ctx,
-        {.dy = d.dn, .x = args.x, .gain = w.g_attention, .rstd = s.x_rstd, .dgain = g.g_attention});  // 1'
+                                       .gradients = g.attention,
+                                       .into = args.into});  // 2'
+    op::rms_norm<P>::backward(ctx, {.dy = d.dn,
+                                    .x = args.x,
+                                    .gain = w.g_attention,
+                                    .rstd = s.x_rstd,
+                                    .dgain = g.g_attention,
+                                    .into = args.into});  // 1'
   }
 };
 

@@ -28,8 +28,9 @@ struct grouped_linear {
   }
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, const_rows dy, const_rows x, const row_groups& groups,
-                        view<gradient<P>, 3> dw) const {
-    op::grouped_gemm<P>::backward_weights(ctx, {.dy = ragged(dy, groups), .x = ragged(x, groups), .dw = dw});
+                        view<gradient<P>, 3> dw, store into) const {
+    op::grouped_gemm<P>::backward_weights(
+        ctx, {.dy = ragged(dy, groups), .x = ragged(x, groups), .dw = dw, .into = into});
   }
   /// The two for a gradient that came through the exchange.
   template <execution_context Ctx>
@@ -38,8 +39,8 @@ struct grouped_linear {
   }
   template <execution_context Ctx>
   void exchanged_weights(Ctx& ctx, const_rows dy, const_rows x, const row_groups& groups,
-                         view<gradient<P>, 3> dw) const {
-    backward_weights(ctx, dy, x, groups, dw);
+                         view<gradient<P>, 3> dw, store into) const {
+    backward_weights(ctx, dy, x, groups, dw, into);
   }
 
  private:
@@ -77,27 +78,27 @@ struct grouped_linear<P> {
   }
   /// x is the gated activation, made on the spot.
   template <execution_context Ctx>
-  void exchanged_weights(Ctx& ctx, const_rows dy, input x, const row_groups& groups,
-                         view<gradient<P>, 3> dw) const {
+  void exchanged_weights(Ctx& ctx, const_rows dy, input x, const row_groups& groups, view<gradient<P>, 3> dw,
+                         store into) const {
     const scratch_frame frame{ctx.scratch};
     const auto x_t = cut_anew(ctx, x, groups, recipe.scales, recipe.inputs);
     with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
       const auto tiles = in_rows<Gradient>(ctx, dy, groups, recipe.exchanged_scales);
       product<Gradient>(ctx, cut_anew(ctx, tiles, groups, recipe.exchanged_scales, recipe.gradients), x_t,
-                        groups, dw);
+                        groups, dw, into);
     });
   }
   /// x came through the exchange.
   template <execution_context Ctx>
-  void backward_weights(Ctx& ctx, const_rows dy, input x, const row_groups& groups,
-                        view<gradient<P>, 3> dw) const {
+  void backward_weights(Ctx& ctx, const_rows dy, input x, const row_groups& groups, view<gradient<P>, 3> dw,
+                        store into) const {
     const scratch_frame frame{ctx.scratch};
     const auto x_t = cut_anew(ctx, x, groups, recipe.exchanged_scales, recipe.inputs);
     with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
       const auto dy_t = columns_of<Gradient>(ctx, dy.extent(0), dy.extent(1), groups);
       op::transposing_quantizer<activation<P>, Gradient>::forward(
           ctx, {.x = dy, .t = dy_t, .scales = recipe.scales, .group = recipe.gradients, .groups = groups});
-      product<Gradient>(ctx, dy_t, x_t, groups, dw);
+      product<Gradient>(ctx, dy_t, x_t, groups, dw, into);
     });
   }
 
@@ -138,9 +139,9 @@ struct grouped_linear<P> {
   }
   template <class Gradient, class Ctx>
   void product(Ctx& ctx, scaled_view<const Gradient, row_tile> dy_t, input x_t, const row_groups& groups,
-               view<gradient<P>, 3> dw) const {
+               view<gradient<P>, 3> dw, store into) const {
     op::scaled_grouped_gemm<P, Gradient>::backward_weights(
-        ctx, {.dy_t = dy_t, .x_t = x_t, .groups = groups, .dw = dw, .product = recipe.product});
+        ctx, {.dy_t = dy_t, .x_t = x_t, .groups = groups, .dw = dw, .into = into, .product = recipe.product});
   }
 };
 

@@ -51,7 +51,8 @@ struct head {
     double scale = 1;                     // forward's scale times the gradient that reaches the loss
     const head_saved<P>& saved;
     view<activation<P>, 2> dx;  // [tokens, hidden]    written
-    view<gradient<P>, 2> dw;    // [vocab, hidden]     added to
+    view<gradient<P>, 2> dw;    // [vocab, hidden]     added to, or written
+    store into = store::add;    // of dw
   };
 
   template <execution_context Ctx>
@@ -97,7 +98,8 @@ struct head {
                            .scale = args.scale,
                            .dlogits = dlogits});                                                  // 2'
       product::backward_data(ctx, {.dy = dlogits, .w = args.w, .dx = args.dx.rows(begin, end)});  // 1'
-      product::backward_weights(ctx, {.dy = dlogits, .x = x, .dw = args.dw});
+      product::backward_weights(
+          ctx, {.dy = dlogits, .x = x, .dw = args.dw, .into = begin == 0 ? args.into : store::add});
     });
   }
 
@@ -107,8 +109,11 @@ struct head {
 
   template <class Body>
   void each_chunk(index_t tokens, Body&& body) const {
-    for (index_t begin = 0; begin < tokens; begin += chunk_tokens)
+    index_t begin = 0;
+    do {  // once even where there are no tokens: what is written is zero then
       body(begin, std::min(begin + chunk_tokens, tokens));
+      begin += chunk_tokens;
+    } while (begin < tokens);
   }
 };
 

@@ -70,15 +70,16 @@ struct latent_compression {
 
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, const operand_view<P>& x, const weights& w, const state& s, const deltas& d,
-                        const gradients& g) const {
+                        const gradients& g, store into) const {
     const scratch_frame frame{ctx.scratch};
-    product.backward_weights(ctx, d.d_up, product.operand(ctx, s.c), g.w_up);  // 3'
+    product.backward_weights(ctx, d.d_up, product.operand(ctx, s.c), g.w_up, into);  // 3'
     op::rms_norm<P>::backward(ctx, {.dy = d.dc,
                                     .x = s.a.columns(0, w.gain.extent(0)),
                                     .gain = w.gain,
                                     .rstd = s.rstd,
-                                    .dgain = g.gain});  // 2'
-    product.backward_weights(ctx, d.da, x, g.w_down);   // 1'
+                                    .dgain = g.gain,
+                                    .into = into});          // 2'
+    product.backward_weights(ctx, d.da, x, g.w_down, into);  // 1'
   }
 
  private:

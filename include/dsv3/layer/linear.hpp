@@ -52,13 +52,14 @@ struct linear {
     op::gemm<P>::backward_data(ctx, {.dy = dy, .w = w, .dx = dx, .into = into});
   }
   template <execution_context Ctx>
-  void backward_weights(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw) const {
-    op::gemm<P>::backward_weights(ctx, {.dy = dy, .x = x, .dw = dw});
+  void backward_weights(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw, store into) const {
+    op::gemm<P>::backward_weights(ctx, {.dy = dy, .x = x, .dw = dw, .into = into});
   }
   /// The same where x is not an operand but the activation.
   template <execution_context Ctx>
-  void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw) const {
-    backward_weights(ctx, dy, x, dw);
+  void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw,
+                              store into) const {
+    backward_weights(ctx, dy, x, dw, into);
   }
 };
 
@@ -120,32 +121,33 @@ struct linear<P> {
   }
   /// x in tiles along its rows is cut anew into tiles along its columns.
   template <execution_context Ctx>
-  void backward_weights(Ctx& ctx, const_rows dy, input x, view<gradient<P>, 2> dw) const {
+  void backward_weights(Ctx& ctx, const_rows dy, input x, view<gradient<P>, 2> dw, store into) const {
     const scratch_frame frame{ctx.scratch};
     const auto x_t = scratch_tiles<fp8_e4m3>(ctx, x.extent(1), x.extent(0));
     op::transposing_quantizer<activation<P>, fp8_e4m3>::retile(
         ctx, {.y = x, .t = x_t, .scales = recipe.scales, .group = recipe.inputs});
-    from_transposed(ctx, dy, x_t, dw);
+    from_transposed(ctx, dy, x_t, dw, into);
   }
   /// For the attention's output, which is kept in E5M6 and powers of two.
   template <execution_context Ctx>
-  void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw) const {
+  void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw,
+                              store into) const {
     const scratch_frame frame{ctx.scratch};
     const auto x_t = scratch_tiles<fp8_e4m3>(ctx, x.extent(1), x.extent(0));
     op::transposing_quantizer<activation<P>, fp8_e4m3>::forward(
         ctx, {.x = x, .t = x_t, .scales = recipe.exchanged_scales, .group = recipe.inputs});
-    from_transposed(ctx, dy, x_t, dw);
+    from_transposed(ctx, dy, x_t, dw, into);
   }
 
  private:
   template <class Ctx>
-  void from_transposed(Ctx& ctx, const_rows dy, input x_t, view<gradient<P>, 2> dw) const {
+  void from_transposed(Ctx& ctx, const_rows dy, input x_t, view<gradient<P>, 2> dw, store into) const {
     with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
       const auto dy_t = scratch_tiles<Gradient>(ctx, dy.extent(1), dy.extent(0));
       op::transposing_quantizer<activation<P>, Gradient>::forward(
           ctx, {.x = dy, .t = dy_t, .scales = recipe.scales, .group = recipe.gradients});
       op::scaled_gemm<P, Gradient>::backward_weights(
-          ctx, {.dy_t = dy_t, .x_t = x_t, .dw = dw, .product = recipe.product});
+          ctx, {.dy_t = dy_t, .x_t = x_t, .dw = dw, .into = into, .product = recipe.product});
     });
   }
 };

@@ -191,7 +191,8 @@ struct mla {
     mla_weights<P> weights;
     const mla_saved<P>& saved;
     const mla_deltas<P>& deltas;
-    mla_gradients<P>& gradients;  // added to
+    mla_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
   struct backward_args {
     view<const activation<P>, 2> dy;  // [tokens, hidden]
@@ -201,7 +202,8 @@ struct mla {
     rope_table<const accumulator<P>> rope;
     const mla_saved<P>& saved;
     view<activation<P>, 2> dx;    // [tokens, hidden]    written
-    mla_gradients<P>& gradients;  // added to
+    mla_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
 
   struct decode_args {
@@ -309,16 +311,16 @@ struct mla {
     const mla_saved<P> s = full(ctx, &args.saved, args.dy.extent(0));
     if (args.saved.c_kv.empty()) restore_latents(ctx, w, s);
     mla_gradients<P>& g = args.gradients;
-    product().backward_weights_plain(ctx, args.dy, s.o.load(ctx), g.w_o);  // 6'
+    product().backward_weights_plain(ctx, args.dy, s.o.load(ctx), g.w_o, args.into);  // 6'
     const auto x = product().operand(ctx, args.x);
     compression().backward_weights(ctx, x, key_value_weights(w), key_value_state(s),
                                    key_value_deltas(args.deltas),
-                                   {.w_down = g.w_dkv, .gain = g.g_kv, .w_up = g.w_ukv});  // 2'
+                                   {.w_down = g.w_dkv, .gain = g.g_kv, .w_up = g.w_ukv}, args.into);  // 2'
     if (compressed())
       compression().backward_weights(ctx, x, query_weights(w), query_state(s), query_deltas(args.deltas),
-                                     {.w_down = g.w_dq, .gain = g.g_q, .w_up = g.w_uq});  // 1'
+                                     {.w_down = g.w_dq, .gain = g.g_q, .w_up = g.w_uq}, args.into);  // 1'
     else
-      product().backward_weights(ctx, args.deltas.dq, x, g.w_q);
+      product().backward_weights(ctx, args.deltas.dq, x, g.w_q, args.into);
   }
 
   template <execution_context Ctx>
@@ -337,7 +339,8 @@ struct mla {
                            .weights = args.weights,
                            .saved = args.saved,
                            .deltas = deltas,
-                           .gradients = args.gradients});
+                           .gradients = args.gradients,
+                           .into = args.into});
   }
 
  private:

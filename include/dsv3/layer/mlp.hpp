@@ -99,7 +99,8 @@ struct mlp {
     view<const activation<P>, 2> x;   // [tokens, hidden]
     const mlp_saved<P>& saved;
     const mlp_deltas<P>& deltas;
-    mlp_gradients<P>& gradients;  // added to
+    mlp_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
   struct backward_args {
     view<const activation<P>, 2> dy;  // [tokens, hidden]
@@ -107,7 +108,8 @@ struct mlp {
     mlp_weights<P> weights;
     const mlp_saved<P>& saved;
     view<activation<P>, 2> dx;    // [tokens, hidden]   written
-    mlp_gradients<P>& gradients;  // added to
+    mlp_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
 
   template <execution_context Ctx>
@@ -135,9 +137,10 @@ struct mlp {
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, const backward_weights_args& args) const {
     const scratch_frame frame{ctx.scratch};
-    product().backward_weights(ctx, args.dy, gated_again(ctx, args.saved), args.gradients.w_down);  // 3'
+    product().backward_weights(ctx, args.dy, gated_again(ctx, args.saved), args.gradients.w_down,
+                               args.into);  // 3'
     product().backward_weights(ctx, args.deltas.d_gate_up, product().operand(ctx, args.x),
-                               args.gradients.w_gate_up);  // 1'
+                               args.gradients.w_gate_up, args.into);  // 1'
   }
 
   template <execution_context Ctx>
@@ -146,9 +149,12 @@ struct mlp {
     auto deltas = ctx.scratch.template bundle<mlp_deltas<P>>(args.saved.config);
     backward_data(
         ctx, {.dy = args.dy, .weights = args.weights, .saved = args.saved, .dx = args.dx, .deltas = deltas});
-    backward_weights(
-        ctx,
-        {.dy = args.dy, .x = args.x, .saved = args.saved, .deltas = deltas, .gradients = args.gradients});
+    backward_weights(ctx, {.dy = args.dy,
+                           .x = args.x,
+                           .saved = args.saved,
+                           .deltas = deltas,
+                           .gradients = args.gradients,
+                           .into = args.into});
   }
 
  private:

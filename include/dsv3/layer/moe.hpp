@@ -155,7 +155,8 @@ struct moe {
     view<const activation<P>, 2> x;   // [tokens, hidden]
     const moe_saved<P>& saved;
     const moe_deltas<P>& deltas;
-    moe_gradients<P>& gradients;  // added to
+    moe_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
   struct backward_args {
     view<const activation<P>, 2> dy;  // [tokens, hidden]
@@ -165,7 +166,8 @@ struct moe {
     balance_options balance;
     const moe_saved<P>& saved;
     view<activation<P>, 2> dx;    // [tokens, hidden]    written
-    moe_gradients<P>& gradients;  // added to
+    moe_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
 
   template <execution_context Ctx>
@@ -267,15 +269,18 @@ struct moe {
     const moe_saved<P>& s = args.saved;
     const moe_deltas<P>& d = args.deltas;
     moe_gradients<P>& g = args.gradients;
-    product().exchanged_weights(ctx, d.dy_rows, gated_again(ctx, s), groups(s), g.w_down);  // 8'
-    product().backward_weights(ctx, d.d_gate_up, dispatched_again(ctx, args.x, s), groups(s),
-                               g.w_gate_up);  // 6'
+    product().exchanged_weights(ctx, d.dy_rows, gated_again(ctx, s), groups(s), g.w_down, args.into);  // 8'
+    product().backward_weights(ctx, d.d_gate_up, dispatched_again(ctx, args.x, s), groups(s), g.w_gate_up,
+                               args.into);  // 6'
     if (has_shared())
-      shared_expert().backward_weights(
-          ctx,
-          {.dy = args.dy, .x = args.x, .saved = s.shared, .deltas = d.shared, .gradients = g.shared});  // 9'
-    op::router<P>::backward_weights(ctx,
-                                    {.dlogits = d.dlogits, .x = args.x, .dcentroids = g.centroids});  // 1'
+      shared_expert().backward_weights(ctx, {.dy = args.dy,
+                                             .x = args.x,
+                                             .saved = s.shared,
+                                             .deltas = d.shared,
+                                             .gradients = g.shared,
+                                             .into = args.into});  // 9'
+    op::router<P>::backward_weights(
+        ctx, {.dlogits = d.dlogits, .x = args.x, .dcentroids = g.centroids, .into = args.into});  // 1'
   }
 
   template <execution_context Ctx>
@@ -290,9 +295,12 @@ struct moe {
                         .x = args.x,
                         .dx = args.dx,
                         .deltas = deltas});
-    backward_weights(
-        ctx,
-        {.dy = args.dy, .x = args.x, .saved = args.saved, .deltas = deltas, .gradients = args.gradients});
+    backward_weights(ctx, {.dy = args.dy,
+                           .x = args.x,
+                           .saved = args.saved,
+                           .deltas = deltas,
+                           .gradients = args.gradients,
+                           .into = args.into});
   }
 
  private:

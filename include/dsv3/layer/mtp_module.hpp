@@ -130,8 +130,9 @@ struct mtp_module {
     batch_args batch;
     const mtp_saved<P>& saved;
     const mtp_deltas<P>& deltas;
-    mtp_gradients<P>& gradients;       // added to
+    mtp_gradients<P>& gradients;       // added to, or written
     view<gradient<P>, 2> d_embedding;  // [vocab, hidden]     added to
+    store into = store::add;           // of gradients
   };
   struct backward_args {
     view<const activation<P>, 2> d_normed;  // [tokens, hidden]
@@ -142,8 +143,9 @@ struct mtp_module {
     batch_args batch;
     const mtp_saved<P>& saved;
     view<activation<P>, 2> dh;         // [tokens, hidden]    written
-    mtp_gradients<P>& gradients;       // added to
+    mtp_gradients<P>& gradients;       // added to, or written
     view<gradient<P>, 2> d_embedding;  // [vocab, hidden]     added to
+    store into = store::add;           // of gradients
   };
 
   struct decode_args {
@@ -220,7 +222,8 @@ struct mtp_module {
                                    .batch = args.batch,
                                    .saved = args.saved.block,
                                    .deltas = args.deltas.block,
-                                   .gradients = args.gradients.block});  // 5'
+                                   .gradients = args.gradients.block,
+                                   .into = args.into});  // 5'
     own_weights(ctx, args);
   }
 
@@ -243,7 +246,8 @@ struct mtp_module {
                            .batch = args.batch,
                            .saved = args.saved.block,
                            .dx = deltas.dx,
-                           .gradients = args.gradients.block});
+                           .gradients = args.gradients.block,
+                           .into = args.into});
     end_data_half(ctx, data);
     own_weights(ctx, {.d_normed = args.d_normed,
                       .h = args.h,
@@ -253,7 +257,8 @@ struct mtp_module {
                       .saved = args.saved,
                       .deltas = deltas,
                       .gradients = args.gradients,
-                      .d_embedding = args.d_embedding});
+                      .d_embedding = args.d_embedding,
+                      .into = args.into});
   }
 
  private:
@@ -301,19 +306,25 @@ struct mtp_module {
     const mtp_weights<P>& w = args.weights;
     const mtp_deltas<P>& d = args.deltas;
     const mtp_gradients<P>& g = args.gradients;
-    op::rms_norm<P>::backward(
-        ctx, {.dy = args.d_normed, .x = s.y, .gain = w.g_head, .rstd = s.y_rstd, .dgain = g.g_head});  // 6'
-    op::gemm<P>::backward_weights(ctx, {.dy = d.dx, .x = s.pair, .dw = g.w_eh});                       // 4'
+    op::rms_norm<P>::backward(ctx, {.dy = args.d_normed,
+                                    .x = s.y,
+                                    .gain = w.g_head,
+                                    .rstd = s.y_rstd,
+                                    .dgain = g.g_head,
+                                    .into = args.into});                                             // 6'
+    op::gemm<P>::backward_weights(ctx, {.dy = d.dx, .x = s.pair, .dw = g.w_eh, .into = args.into});  // 4'
     op::rms_norm<P>::backward(ctx, {.dy = right(d.dpair),
                                     .x = args.h,
                                     .gain = w.g_hidden,
                                     .rstd = s.h_rstd,
-                                    .dgain = g.g_hidden});  // 3'
+                                    .dgain = g.g_hidden,
+                                    .into = args.into});  // 3'
     op::rms_norm<P>::backward(ctx, {.dy = left(d.dpair),
                                     .x = s.e,
                                     .gain = w.g_embedding,
                                     .rstd = s.e_rstd,
-                                    .dgain = g.g_embedding});                                    // 2'
+                                    .dgain = g.g_embedding,
+                                    .into = args.into});                                         // 2'
     op::embedding<P>::backward(ctx, {.ids = args.ids, .dy = d.de, .dtable = args.d_embedding});  // 1'
   }
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/model/bundles.hpp>
+#include <dsv3/op/memory/fill.hpp>
 #include <dsv3/op/memory/gather_rows.hpp>
 
 #include <utility>
@@ -46,7 +47,8 @@ struct deepseek_v3 {
     double loss_scale = 1;  // of everything
     double mtp_weight = 0;  // lambda: the mean of the MTP losses counts this much
     const model_saved<P>& saved;
-    model_gradients<P>& gradients;  // added to
+    model_gradients<P>& gradients;  // added to, or written
+    store into = store::add;
   };
 
   /// A step of the main model over the latent caches.
@@ -146,14 +148,19 @@ struct deepseek_v3 {
     const auto stream = [&] { return ctx.scratch.template tensor<activation<P>>(tokens, config.hidden); };
     const auto d_normed = stream(), d_head = stream();
     view<activation<P>, 2> dh = stream(), dh_before = stream();
+    // All depths share embedding and head: of the head's gradient the first writes what the others add to; to
+    // the embedding's all add, as few of its rows have tokens.
+    if (args.into == store::write)
+      op::fill<gradient<P>>::constant(ctx, {.y = g.embedding.flat(), .value = 0});
     output().backward(ctx, {.x = s.normed,
                             .w = w.head,
                             .targets = s.targets[0],
                             .scale = mean_scale(args.batch, 0) * args.loss_scale,
                             .saved = s.heads[0],
                             .dx = d_normed,
-                            .dw = g.head});    // 5'
-    view<const activation<P>, 2> from_deeper;  // gradient of this depth's representation
+                            .dw = g.head,
+                            .into = args.into});  // 5'
+    view<const activation<P>, 2> from_deeper;     // gradient of this depth's representation
     for (index_t k = depths - 1; k >= 1; --k) {
       const index_t layer = config.layers + k - 1;
       const double scale = mean_scale(args.batch, k) * args.loss_scale * args.mtp_weight /
@@ -174,29 +181,32 @@ struct deepseek_v3 {
                                .saved = s.mtp[at(k - 1)],
                                .dh = dh,
                                .gradients = g.mtp[at(k - 1)],
-                               .d_embedding = g.embedding});  // 6'
+                               .d_embedding = g.embedding,
+                               .into = args.into});  // 6'
       from_deeper = dh;
       std::swap(dh, dh_before);
     }
     const bool joins_after_norm = config.mtp_reads == mtp_input::post_final_norm;
     if (!from_deeper.empty() && joins_after_norm)
       op::add<P>::forward(ctx, {.a = d_normed, .b = from_deeper, .y = d_normed});
-    op::rms_norm<P>::backward(
-        ctx, {.dy = d_normed,
-              .x = s.hidden[config.layers],
-              .gain = w.g_final,
-              .rstd = s.rstd,
-              .dx = dh,
-              .dgain = g.g_final,
-              .d_residual = joins_after_norm ? view<const activation<P>, 2>{} : from_deeper});  // 4'
-    for (index_t l = config.layers - 1; l >= 0; --l) {                                          // 3'
+    op::rms_norm<P>::backward(ctx,
+                              {.dy = d_normed,
+                               .x = s.hidden[config.layers],
+                               .gain = w.g_final,
+                               .rstd = s.rstd,
+                               .dx = dh,
+                               .dgain = g.g_final,
+                               .d_residual = joins_after_norm ? view<const activation<P>, 2>{} : from_deeper,
+                               .into = args.into});     // 4'
+    for (index_t l = config.layers - 1; l >= 0; --l) {  // 3'
       block_of(l).backward(ctx, {.dy = dh,
                                  .x = s.hidden[l],
                                  .weights = w.blocks[at(l)],
                                  .batch = block_batch(args, l),
                                  .saved = s.blocks[at(l)],
                                  .dx = dh_before,
-                                 .gradients = g.blocks[at(l)]});
+                                 .gradients = g.blocks[at(l)],
+                                 .into = args.into});
       std::swap(dh, dh_before);
     }
     op::embedding<P>::backward(ctx, {.ids = s.ids[0], .dy = dh, .dtable = g.embedding});  // 2'

@@ -90,12 +90,11 @@ struct step_phases {
     return view<T, 2>{values.data(), 1, values.size()};
   }
 
-  // Every loss is a mean over the targets of the whole step; the balance loss one over its sequences.
+  // Every loss is a mean over the targets of the whole step; the balance loss one over its sequences. What
+  // gradients held before is never read: the first micro-batch writes them.
   template <class Ctx>
   void gradients(Ctx& ctx, std::span<const token_batch> batches, const std::vector<index_t>& target_counts,
                  index_t sequences) const {
-    for (const parameter<P>& row : state.parameters)
-      op::fill<gradient<P>>::constant(ctx, {.y = row.g, .value = 0});
     for (std::size_t m = 0; m < batches.size(); ++m) {
       token_batch batch = batches[m];
       batch.target_counts = target_counts;
@@ -117,7 +116,8 @@ struct step_phases {
                            .balance = balance,
                            .mtp_weight = options.mtp_weight,
                            .saved = state.saved,
-                           .gradients = state.gradients});
+                           .gradients = state.gradients,
+                           .into = m == 0 ? store::write : store::add});
     }
     for (const parameter<P>& row : state.parameters) comm.all_reduce(ctx, row.g, reduction::sum);
     comm.all_reduce(ctx, state.numbers.losses.flat(), reduction::sum);

@@ -58,8 +58,9 @@ struct fixture {
     support::run(threads,
                  [&](auto& ctx) { op::backward_data(ctx, {.dy = dy, .w = w, .dx = dx, .into = into}); });
   }
-  void backward_weights(int threads) {
-    support::run(threads, [&](auto& ctx) { op::backward_weights(ctx, {.dy = dy, .x = x, .dw = dw}); });
+  void backward_weights(int threads, store into = store::add) {
+    support::run(threads,
+                 [&](auto& ctx) { op::backward_weights(ctx, {.dy = dy, .x = x, .dw = dw, .into = into}); });
   }
   void all(int threads) { forward(threads), backward_data(threads), backward_weights(threads); }
 
@@ -101,6 +102,10 @@ void agrees(shape_case shape, index_t gap, int threads) {
   CHECK(support::worst_row(f.y.values(), y_sum, shape.out, scale(f.extents.in) + 1) <= row);
   CHECK(support::worst_row(f.dx.values(), dx_sum, shape.in, scale(f.extents.out) + 1) <= row);
   CHECK(support::worst_row(f.dw.values(), dw_sum, shape.in, scale(f.extents.tokens) + 1) <= row);
+
+  f.dw.fill([](index_t) { return support::poison<double>(); });
+  f.backward_weights(threads, store::write);
+  CHECK(support::worst_row(f.dw.values(), dw, shape.in, scale(f.extents.tokens)) <= row);
   CHECK(f.intact());
 }
 

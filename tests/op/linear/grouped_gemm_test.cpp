@@ -107,10 +107,12 @@ struct fixture {
                         {.dy = ragged<const activation<P>>(dy), .w = w, .dx = ragged<activation<P>>(dx)});
     });
   }
-  void backward_weights(int threads) {
+  void backward_weights(int threads, store into = store::add) {
     support::run(threads, [&](auto& ctx) {
-      op::backward_weights(
-          ctx, {.dy = ragged<const activation<P>>(dy), .x = ragged<const activation<P>>(x), .dw = dw});
+      op::backward_weights(ctx, {.dy = ragged<const activation<P>>(dy),
+                                 .x = ragged<const activation<P>>(x),
+                                 .dw = dw,
+                                 .into = into});
     });
   }
   void all(int threads) { forward(threads), backward_data(threads), backward_weights(threads); }
@@ -163,6 +165,28 @@ TEST_CASE("grouped_gemm agrees with the oracle over many tiles") {
     CHECK(support::worst_row(f.dw.values(), dw, f.in, 10) <= row);
     CHECK(f.intact());
   }
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm writes gradients of all experts, whatever they held", P, fp64_reference,
+                   fp32, bf16_mixed) {
+  for (const expert_case& experts : expert_cases())
+    for (const index_t width : {7, 136}) {
+      CAPTURE(experts.name);
+      CAPTURE(width);
+      fixture<P> f(experts, width, width + 128, width == 7 ? 1 : 0);
+      std::vector<double> dw(f.dw.values().size(), 0.0);
+      oracle::grouped_gemm_weights(f.extents, f.dy.values(), f.x.values(), dw);
+      f.dw.fill([](index_t) { return support::poison<double>(); });
+      f.backward_weights(2, store::write);
+      CHECK(support::worst_row(f.dw.values(), dw, width, 10) <= support::tolerance<P>::row);
+      const auto found = f.dw.values();
+      bool idle_zero = true;
+      const std::size_t matrix = found.size() / f.counts.size();
+      for (std::size_t i = 0; i < found.size(); ++i)
+        if (f.counts[i / matrix] == 0) idle_zero = idle_zero && found[i] == 0;
+      CHECK(idle_zero);
+      CHECK(f.intact());
+    }
 }
 
 TEST_CASE_TEMPLATE("grouped_gemm leaves padding and idle experts alone", P, fp64_reference, fp32,

@@ -102,9 +102,10 @@ struct fixture {
       op::backward_data(ctx, {.dy = dy.get(), .w = w.get(), .dx = dx, .into = into, .product = product});
     });
   }
-  void backward_weights(int threads) {
+  void backward_weights(int threads, store into = store::add) {
     support::run(threads, [&](auto& ctx) {
-      op::backward_weights(ctx, {.dy_t = dy_t.get(), .x_t = x_t.get(), .dw = dw, .product = product});
+      op::backward_weights(
+          ctx, {.dy_t = dy_t.get(), .x_t = x_t.get(), .dw = dw, .into = into, .product = product});
     });
   }
   void all(int threads) { forward(threads), backward_data(threads), backward_weights(threads); }
@@ -156,6 +157,10 @@ void agrees(shape_case shape, int threads, scaled_product_options product, doubl
   CHECK(support::worst_row(f.y.values(), y_sum, shape.out, size_of(f.extents.in) + 1) <= row);
   CHECK(support::worst_row(f.dx.values(), dx_sum, shape.in, size_of(f.extents.out) + 1) <= row);
   CHECK(support::worst_row(f.dw.values(), dw_sum, shape.in, size_of(f.extents.tokens) + 1) <= weight_row);
+
+  f.dw.fill([](index_t) { return support::poison<double>(); });
+  f.backward_weights(threads, store::write);
+  CHECK(support::worst_row(f.dw.values(), dw, shape.in, size_of(f.extents.tokens)) <= weight_row);
   CHECK(f.intact());
 }
 

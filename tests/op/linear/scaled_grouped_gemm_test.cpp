@@ -12,6 +12,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -149,10 +150,14 @@ struct fixture {
                         {.dy = dy.get(), .w = w.stack(), .groups = groups, .dx = dx, .product = product});
     });
   }
-  void backward_weights(int threads) {
+  void backward_weights(int threads, store into = store::add) {
     support::run(threads, [&](auto& ctx) {
-      op::backward_weights(
-          ctx, {.dy_t = dy_t.get(), .x_t = x_t.get(), .groups = groups, .dw = dw, .product = product});
+      op::backward_weights(ctx, {.dy_t = dy_t.get(),
+                                 .x_t = x_t.get(),
+                                 .groups = groups,
+                                 .dw = dw,
+                                 .into = into,
+                                 .product = product});
     });
   }
   void all(int threads) { forward(threads), backward_data(threads), backward_weights(threads); }
@@ -180,6 +185,13 @@ void agrees(const expert_case& experts, index_t in, index_t out, int threads, sc
   f.all(threads);
   CHECK(support::worst_row(f.y.values(), y, out, std::sqrt(double(in))) <= row);
   CHECK(support::worst_row(f.dx.values(), dx, in, std::sqrt(double(out))) <= row);
+  CHECK(support::worst_row(f.dw.values(), dw, in, 10) <= weight_row);
+
+  // Written, those of experts without rows are zero.
+  std::fill(dw.begin(), dw.end(), 0.0);
+  oracle::grouped_gemm_weights(f.extents, f.dy_t_values, f.x_t_values, dw);
+  f.dw.fill([](index_t) { return support::poison<double>(); });
+  f.backward_weights(threads, store::write);
   CHECK(support::worst_row(f.dw.values(), dw, in, 10) <= weight_row);
   CHECK(f.intact());
 }

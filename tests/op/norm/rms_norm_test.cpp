@@ -168,6 +168,13 @@ TEST_CASE_TEMPLATE("rms_norm writes activation gradients and adds weight gradien
   std::vector<double> twice = guarded<gradient<P>, 1>(dgain).values();
   for (double& value : twice) value *= 2;
   CHECK(f.dgain.values() == twice);
+  f.dgain.fill([](index_t) { return support::poison<double>(); });
+  support::run(2, [&](auto& ctx) {
+    auto args = f.backward();
+    args.into = store::write;
+    op::rms_norm<P>::backward(ctx, args);
+  });
+  CHECK(f.dgain.values() == guarded<gradient<P>, 1>(dgain).values());
 }
 
 TEST_CASE_TEMPLATE("rms_norm gives the same bits on any number of threads", P, fp64_reference, fp32,
@@ -281,9 +288,19 @@ TEST_CASE_TEMPLATE("rms_norm of a zero row is zero", P, fp64_reference, fp32, bf
   CHECK(f.rstd.values()[0] == doctest::Approx(1000));
 }
 
-TEST_CASE_TEMPLATE("rms_norm of no tokens does nothing", P, fp64_reference, fp32, bf16_mixed) {
+TEST_CASE_TEMPLATE("rms_norm of no tokens adds nothing and writes zeros", P, fp64_reference, fp32,
+                   bf16_mixed) {
   fixture<P> f({0, 8}, 0);
   f.forward(), f.backward(2);
+  CHECK(f.dgain.values() == std::vector<double>(8, 0));
+  f.dgain.fill([](index_t) { return 3; });
+  f.backward(2);
+  CHECK(f.dgain.values() == std::vector<double>(8, 3));
+  support::run(2, [&](auto& ctx) {
+    auto args = f.backward();
+    args.into = store::write;
+    op::rms_norm<P>::backward(ctx, args);
+  });
   CHECK(f.dgain.values() == std::vector<double>(8, 0));
   CHECK(f.intact());
 }

@@ -385,7 +385,7 @@ TEST_CASE("router gradients are the slopes of the oracle with the choice held") 
   }
 }
 
-TEST_CASE_TEMPLATE("backward writes or adds to dx and adds to dcentroids", P, fp64_reference, fp32,
+TEST_CASE_TEMPLATE("backward writes dx and dcentroids, or adds to them", P, fp64_reference, fp32,
                    bf16_mixed) {
   const problem p{20, {.hidden = 140, .experts = 8, .top_k = 2, .groups = 2, .kept_groups = 1, .scale = 2.5}};
   const oracle::routing r = plain(p.config);
@@ -411,7 +411,15 @@ TEST_CASE_TEMPLATE("backward writes or adds to dx and adds to dcentroids", P, fp
     CHECK(support::worst_row(f.dx.values(), expected.dx, p.config.hidden) <= support::tolerance<P>::row);
 
     f.backward_weights(), f.backward_weights();
-    for (double& value : expected.dcentroids) value *= 2;
+    auto twice = expected.dcentroids;
+    for (double& value : twice) value *= 2;
+    CHECK(support::worst_row(f.dcentroids.values(), twice, p.config.hidden) <= accumulator_row<P>);
+    f.dcentroids.fill([](index_t) { return support::poison<double>(); });
+    support::run(2, [&](auto& ctx) {
+      auto args = f.weights_args();
+      args.into = store::write;
+      op::router<P>::backward_weights(ctx, args);
+    });
     CHECK(support::worst_row(f.dcentroids.values(), expected.dcentroids, p.config.hidden) <=
           accumulator_row<P>);
 

@@ -60,7 +60,7 @@ struct implementation<op::gemm<P, Output>, backend::cpu> {
   // dw += dyᵀ · x
   static auto product_of(const backward_weights_args& args) {
     return cpu::tiled_product<Output, activation<P>, gradient<P>>{
-        cpu::transpose::yes, args.dy, cpu::transpose::no, args.x, args.dw, store::add};
+        cpu::transpose::yes, args.dy, cpu::transpose::no, args.x, args.dw, args.into};
   }
 };
 

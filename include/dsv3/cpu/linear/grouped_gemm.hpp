@@ -78,14 +78,14 @@ struct implementation<op::grouped_gemm<P>, backend::cpu> {
     return cpu::tiled_product<activation<P>, weight<P>, activation<P>>{
         cpu::transpose::no, args.dy.group(e), cpu::transpose::no, args.w[e], args.dx.group(e), store::write};
   }
-  // dw_e += dY_eᵀ · X_e;  an expert without rows has nothing to make
+  // dw_e += dY_eᵀ · X_e;  an expert without rows has nothing to add
   static auto product_of(const backward_weights_args& args, index_t e) {
     const auto x = args.x.group(e);
-    const index_t made = x.extent(0) > 0 ? args.dw.extent(1) : 0;
+    const index_t made = x.extent(0) > 0 || args.into == store::write ? args.dw.extent(1) : 0;
     return cpu::tiled_product<activation<P>, activation<P>, gradient<P>>{
         cpu::transpose::yes,      args.dy.group(e).columns(0, made),
         cpu::transpose::no,       x,
-        args.dw[e].rows(0, made), store::add};
+        args.dw[e].rows(0, made), args.into};
   }
 
   template <class Args>

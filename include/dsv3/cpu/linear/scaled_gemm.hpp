@@ -47,7 +47,7 @@ struct implementation<op::scaled_gemm<P, Gradient>, backend::cpu> {
   // dw += (dyᵀ) · (xᵀ)ᵀ
   static auto product_of(const backward_weights_args& args) {
     return cpu::scaled_product<delta, rows, gradient<P>>{
-        {cpu::transpose::no, args.dy_t, cpu::transpose::yes, args.x_t, args.dw, store::add}, args.product};
+        {cpu::transpose::no, args.dy_t, cpu::transpose::yes, args.x_t, args.dw, args.into}, args.product};
   }
 };
 

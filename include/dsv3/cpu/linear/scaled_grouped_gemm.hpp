@@ -75,13 +75,13 @@ struct implementation<op::scaled_grouped_gemm<P, Gradient>, backend::cpu> {
                     cpu::transpose::no, args.w[e], rows_of(args.groups, e, all, args.dx), store::write},
                    args.product};
   }
-  // dw_e += (dY_eᵀ) · (X_eᵀ)ᵀ;  an expert without rows has nothing to make
+  // dw_e += (dY_eᵀ) · (X_eᵀ)ᵀ;  an expert without rows has nothing to add
   static auto product_of(const backward_weights_args& args, index_t e) {
     const auto x_t = columns_of(args.groups, e, args.x_t);
-    const index_t made = x_t.extent(1) > 0 ? args.dw.extent(1) : 0;
+    const index_t made = x_t.extent(1) > 0 || args.into == store::write ? args.dw.extent(1) : 0;
     return cpu::scaled_product<delta, rows, gradient<P>>{
         {cpu::transpose::no, columns_of(args.groups, e, args.dy_t).slice(0, 0, made), cpu::transpose::yes,
-         x_t, args.dw[e].rows(0, made), store::add},
+         x_t, args.dw[e].rows(0, made), args.into},
         args.product};
   }
 

@@ -115,7 +115,9 @@ struct implementation<op::rms_norm<P>, backend::cpu> {
         acc sums[strip] = {};
         for (index_t t = 0; t < args.x.extent(0); ++t)
           add_row(args.dy[t].data() + first, args.x[t].data() + first, args.rstd(t), sums, width);
-        for (index_t i = 0; i < width; ++i) args.dgain(first + i) += gradient<P>(sums[i]);
+        gradient<P>* dgain = args.dgain.data() + first;
+        for (index_t i = 0; i < width; ++i)
+          dgain[i] = args.into == store::add ? dgain[i] + gradient<P>(sums[i]) : gradient<P>(sums[i]);
       }
     });
   }

@@ -80,7 +80,7 @@ struct implementation<op::router<P>, backend::cpu> {
   // dcentroids += dzᵀ · x
   static auto product_of(const backward_weights_args& args) {
     return cpu::tiled_product<acc, activation<P>, gradient<P>>{
-        cpu::transpose::yes, args.dlogits, cpu::transpose::no, args.x, args.dcentroids, store::add};
+        cpu::transpose::yes, args.dlogits, cpu::transpose::no, args.x, args.dcentroids, args.into};
   }
   template <class Product>
   static acc* panels(int threads, scratch_arena& arena, const Product& p) {

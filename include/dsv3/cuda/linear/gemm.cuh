@@ -78,7 +78,7 @@ struct implementation<op::gemm<P, Output>, backend::cuda> {
   template <class Ctx>
   static void run(Ctx& ctx, const backward_weights_args& args) {
     const workspace work = scratch(ctx, ctx.scratch, args);
-    multiply(ctx, args.name, operand(factor(ctx, args, work), true), operand(args.x), args.dw, store::add,
+    multiply(ctx, args.name, operand(factor(ctx, args, work), true), operand(args.x), args.dw, args.into,
              work);
   }
 

@@ -27,12 +27,13 @@ struct grouped_rows {
   view<T, 2> y;
 };
 
-/// dw += dyᵀ · x over the rows of each group.
+/// dw = dyᵀ · x, or +=, over the rows of each group.
 template <class T, class G>
 struct grouped_weights {
   group_rows dy_rows, x_rows;
   view<const T, 2> dy, x;
   view<G, 3> dw;
+  store into;
 };
 
 // ---- selection --------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ template <class G>
 __global__ void __launch_bounds__(mma_threads, 2) grouped_weights_mma_kernel(grouped_weights<bf16, G> p) {
   std::byte* room = dynamic_shared();
   const int group = static_cast<int>(blockIdx.z), depth = p.dy_rows.counts[group];
-  if (depth <= 0) return;
+  if (depth <= 0 && p.into == store::add) return;
   const index_t row = static_cast<index_t>(blockIdx.y) * mma_tile;
   const index_t column = static_cast<index_t>(blockIdx.x) * mma_tile;
   const int rows = static_cast<int>(p.dw.extent(1) - row),
@@ -91,7 +92,10 @@ __global__ void __launch_bounds__(mma_threads, 2) grouped_weights_mma_kernel(gro
                       .depth = depth};
   mma_sums sums;
   multiply_mma<true, true>(dy, x, shared_address(room), sums);
-  store_sums<true>(sums, &p.dw(group, row, column), p.dw.stride(1), rows, columns);
+  if (p.into == store::add)
+    store_sums<true>(sums, &p.dw(group, row, column), p.dw.stride(1), rows, columns);
+  else
+    store_sums<false>(sums, &p.dw(group, row, column), p.dw.stride(1), rows, columns);
 }
 
 template <class Acc, bool TurnedW, class T, class W>
@@ -116,7 +120,7 @@ __global__ void __launch_bounds__(plain_threads, 2) grouped_rows_plain_kernel(gr
 template <class Acc, class T, class G>
 __global__ void __launch_bounds__(plain_threads, 2) grouped_weights_plain_kernel(grouped_weights<T, G> p) {
   const int group = static_cast<int>(blockIdx.z), depth = p.dy_rows.counts[group];
-  if (depth <= 0) return;
+  if (depth <= 0 && p.into == store::add) return;
   multiply_plain<Acc>(plain_product<T, T, G>{.a = p.dy[p.dy_rows.offsets[group]].data(),
                                              .a_i = 1,
                                              .a_l = p.dy.stride(0),
@@ -128,7 +132,7 @@ __global__ void __launch_bounds__(plain_threads, 2) grouped_weights_plain_kernel
                                              .m = p.dw.extent(1),
                                              .n = p.dw.extent(2),
                                              .k = depth,
-                                             .add = true},
+                                             .add = p.into == store::add},
                       static_cast<index_t>(blockIdx.y) * plain_tile,
                       static_cast<index_t>(blockIdx.x) * plain_tile);
 }
@@ -186,7 +190,7 @@ struct implementation<op::grouped_gemm<P>, backend::cuda> {
     cuda::detail::launch_grouped_rows<accumulator<P>, true>(ctx, args.name,
                                                             product_of(args.dy, args.w, args.dx));
   }
-  // dw_e += dY_eᵀ · X_e
+  // dw_e = dY_eᵀ · X_e, or +=
   template <class Ctx>
   static void run(Ctx& ctx, const backward_weights_args& args) {
     cuda::detail::launch_grouped_weights<accumulator<P>>(
@@ -195,7 +199,8 @@ struct implementation<op::grouped_gemm<P>, backend::cuda> {
                                                                   .x_rows = cuda::detail::groups_of(args.x),
                                                                   .dy = args.dy.rows,
                                                                   .x = args.x.rows,
-                                                                  .dw = args.dw});
+                                                                  .dw = args.dw,
+                                                                  .into = args.into});
   }
 
  private:

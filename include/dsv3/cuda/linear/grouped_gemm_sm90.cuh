@@ -15,7 +15,7 @@ namespace cuda::detail {
 
 // ---- configuration ----------------------------------------------------------------------------------------
 
-/// forward:  y = x · wᵀ        data: dx = dy · w        weights: dw += dyᵀ · x
+/// forward:  y = x · wᵀ        data: dx = dy · w        weights: dw = dyᵀ · x, or +=
 /// As a product of a (m x k) and bᵀ (k x n): m and k, or n and k, of an operand may be the contiguous axis.
 enum class grouped_kind { forward, data, weights };
 
@@ -49,6 +49,7 @@ struct grouped_problem {
   int column_tiles;             // of n
   Out* d;                       // rows of y or dx; matrices of dw
   index_t d_group, d_row;       // strides
+  store into;                   // of dw; rows are written
 };
 
 // ---- kernels ----------------------------------------------------------------------------------------------
@@ -67,9 +68,9 @@ __device__ void list_tiles(const grouped_problem<Out>& p, int across, grouped_ro
   int before = 0;
   for (int first = 0; first < p.rows.groups; first += 32) {
     const int group = first + lane, count = group < p.rows.groups ? p.rows.counts[group] : 0;
-    const int down = Kind != grouped_kind::weights ? (count + wide_m - 1) / wide_m
-                     : count > 0                   ? (p.m + wide_m - 1) / wide_m
-                                                   : 0;
+    const int down = Kind != grouped_kind::weights         ? (count + wide_m - 1) / wide_m
+                     : count > 0 || p.into == store::write ? (p.m + wide_m - 1) / wide_m
+                                                           : 0;
     int upto = down * across;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
@@ -205,10 +206,13 @@ __device__ __forceinline__ void write_rows(float (&sums)[wide_n / 2], const grou
   }
 }
 
-/// Adds 64 x 256 sums of a warpgroup to rows and columns of dw that there are. Every place belongs to one
-/// thread of the whole grid, so that adding in the cache, without a look at what was there, has one order.
-__device__ __forceinline__ void add_weights(const float (&sums)[wide_n / 2], const grouped_problem<float>& p,
-                                            float* d, int row, int column) {
+/// Writes 64 x 256 sums of a warpgroup to rows and columns of dw that there are, or adds them. Every place
+/// belongs to one thread of the whole grid, so that adding in the cache, without a look at what was there,
+/// has one order.
+template <store Into>
+__device__ __forceinline__ void store_weights(const float (&sums)[wide_n / 2],
+                                              const grouped_problem<float>& p, float* d, int row,
+                                              int column) {
   const int thread = static_cast<int>(threadIdx.x) % 128;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -219,12 +223,18 @@ __device__ __forceinline__ void add_weights(const float (&sums)[wide_n / 2], con
     for (int j = 0; j < wide_n / 8; ++j) {
       const int c = column + sum_column(thread, j * 4);
       const float first = sums[j * 4 + half * 2], second = sums[j * 4 + half * 2 + 1];
-      if (c + 1 < p.n)
+      if (Into == store::write) {
+        if (c + 1 < p.n)
+          store_pack(to + c, pack<float, 2>{first, second});
+        else if (c < p.n)
+          to[c] = first;
+      } else if (c + 1 < p.n) {
         asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to + c), "f"(first),
                      "f"(second)
                      : "memory");
-      else if (c < p.n)
+      } else if (c < p.n) {
         asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to + c), "f"(first) : "memory");
+      }
     }
   }
 }
@@ -249,6 +259,9 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
     const int depth = depth_of<Kind>(p, group), rows = p.rows.counts[group] - at.row - side * 64;
     const index_t row = index_t{p.offsets[group]} + at.row + side * 64;
     unsigned last = 0;
+    if (Kind == grouped_kind::weights && depth == 0)
+#pragma unroll
+      for (float& sum : sums) sum = 0;
     pin(sums);
     for (int k = 0; k < depth; k += wide_k, from.advance()) {
       unsigned char* panels = room.operands[from.stage];
@@ -269,9 +282,13 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
     }
     wait_products<0>();
     pin(sums);
-    if (lane < blocks) room.empty[last].arrive_at(static_cast<unsigned>(lane));
+    if (depth > 0 && lane < blocks) room.empty[last].arrive_at(static_cast<unsigned>(lane));
     if constexpr (Kind == grouped_kind::weights) {
-      add_weights(sums, p, p.d + group * p.d_group, at.row + side * 64, at.column);
+      float* d = p.d + group * p.d_group;
+      if (p.into == store::add)
+        store_weights<store::add>(sums, p, d, at.row + side * 64, at.column);
+      else
+        store_weights<store::write>(sums, p, d, at.row + side * 64, at.column);
     } else if (rows > 0 && at.column < p.n) {
       write_rows(sums, p, d_map, room.staged[side], row, rows, at.column, static_cast<unsigned>(1 + side));
     }
@@ -381,7 +398,8 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
                                    .column_tiles = 0,
                                    .d = args.dw.data(),
                                    .d_group = args.dw.stride(0),
-                                   .d_row = args.dw.stride(1)});
+                                   .d_row = args.dw.stride(1),
+                                   .into = args.into});
       }
     }
     parent::run(ctx, args);
@@ -421,7 +439,8 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
             .column_tiles = 0,
             .d = y.rows.data(),
             .d_group = 0,
-            .d_row = y.rows.stride(0)};
+            .d_row = y.rows.stride(0),
+            .into = store::write};
   }
 };
 

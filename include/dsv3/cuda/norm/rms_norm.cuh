@@ -297,10 +297,11 @@ __global__ void __launch_bounds__(256)
   parts[blockIdx.y * hidden + i] = sum;
 }
 
-/// Adds the sum of `count` parts: 32 columns a block, each by 32 threads, whose sums one of them joins.
+/// The sum of `count` parts, written or added: 32 columns a block, each by 32 threads, whose sums one of them
+/// joins.
 template <class Acc, class Gradient>
 __global__ void __launch_bounds__(1024)
-    add_parts_kernel(const Acc* parts, index_t count, view<Gradient, 1> dgain) {
+    add_parts_kernel(const Acc* parts, index_t count, view<Gradient, 1> dgain, store into) {
   __shared__ Acc sums[32][32];
   const index_t i = static_cast<index_t>(blockIdx.x) * 32 + threadIdx.x, hidden = dgain.extent(0);
   Acc sum = 0;
@@ -310,7 +311,7 @@ __global__ void __launch_bounds__(1024)
   __syncthreads();
   if (threadIdx.y > 0 || i >= hidden) return;
   for (int y = 1; y < 32; ++y) sum += sums[y][threadIdx.x];
-  dgain(i) += Gradient(sum);
+  dgain(i) = into == store::add ? dgain(i) + Gradient(sum) : Gradient(sum);
 }
 
 }  // namespace cuda::detail
@@ -372,10 +373,10 @@ struct implementation<op::rms_norm<P>, backend::cuda> {
                      {.grid = {static_cast<unsigned>(ceil_div(hidden, 256)), static_cast<unsigned>(count)}},
                      cuda::detail::rms_norm_gain_any_kernel<P>, args, parts);
     }
-    if (parts != nullptr && count > 0)
+    if (!args.dgain.empty() && (count > 0 || args.into == store::write))
       cuda::launch(args.name, ctx.stream,
                    {.grid = static_cast<unsigned>(ceil_div(hidden, 32)), .block = {32, 32}},
-                   cuda::detail::add_parts_kernel<acc, gradient<P>>, parts, count, args.dgain);
+                   cuda::detail::add_parts_kernel<acc, gradient<P>>, parts, count, args.dgain, args.into);
   }
 
   /// The parts of dgain, [part_count, hidden]; null where it is not asked for.

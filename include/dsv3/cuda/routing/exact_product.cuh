@@ -191,14 +191,14 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_processor)
 /// y += Σ parts, in order.
 template <class Acc, class Out>
 __global__ void add_product_parts_kernel(const Acc* parts, index_t count, index_t rows, index_t columns,
-                                         Out* y, index_t stride) {
+                                         Out* y, index_t stride, store into) {
   const index_t all = rows * columns, step = static_cast<index_t>(gridDim.x) * blockDim.x;
   for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
     Acc sum = 0;
 #pragma unroll 4
     for (index_t part = 0; part < count; ++part) sum += parts[part * all + i];
     Out& to = y[i / columns * stride + i % columns];
-    to = Out(Acc(to) + sum);
+    to = Out(into == store::add ? Acc(to) + sum : sum);
   }
 }
 
@@ -233,11 +233,12 @@ void exact_product(const char* name, cudaStream_t stream, const product_factor<A
   start(detail::product_tile<Acc, 64>{});
 }
 
-/// y += Σ parts, contiguous [parts, rows, columns].
+/// y = Σ parts, or +=; contiguous [parts, rows, columns].
 template <class Acc, class Out>
-void add_parts(const char* name, cudaStream_t stream, const view<Acc, 3>& parts, const view<Out, 2>& y) {
+void add_parts(const char* name, cudaStream_t stream, const view<Acc, 3>& parts, const view<Out, 2>& y,
+               store into) {
   launch(name, stream, {.grid = grid_for(y.size(), 256)}, detail::add_product_parts_kernel<Acc, Out>,
-         parts.data(), parts.extent(0), y.extent(0), y.extent(1), y.data(), y.stride(0));
+         parts.data(), parts.extent(0), y.extent(0), y.extent(1), y.data(), y.stride(0), into);
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cuda

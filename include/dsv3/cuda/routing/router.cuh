@@ -238,11 +238,12 @@ struct implementation<op::router<P>, backend::cuda> {
       cuda::exact_product<acc>(name, ctx.stream, along_rows(args.dlogits), along_rows(args.x), e, parts, to);
     };
     if (parts == 1) {
-      multiply(cuda::product_result<gradient<P>>{args.dcentroids.data(), args.dcentroids.stride(0), 0,
-                                                 store::add});
+      multiply(
+          cuda::product_result<gradient<P>>{args.dcentroids.data(), args.dcentroids.stride(0), 0, args.into});
     } else {
       multiply(result_of(work.parts, parts, e, view<acc, 2>{}));
-      cuda::add_parts(name, ctx.stream, view<acc, 3>{work.parts, parts, e.m, e.n}, args.dcentroids);
+      cuda::add_parts(name, ctx.stream, view<acc, 3>{work.parts, parts, e.m, e.n}, args.dcentroids,
+                      args.into);
     }
   }
 

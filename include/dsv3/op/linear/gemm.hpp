@@ -57,7 +57,8 @@ struct gemm {
     static constexpr const char* name = "gemm.backward_weights";
     view<const Output, 2> dy;        // [tokens, out]
     view<const activation<P>, 2> x;  // [tokens, in]
-    view<gradient<P>, 2> dw;         // [out, in]         added to
+    view<gradient<P>, 2> dw;         // [out, in]         added to, or written
+    store into = store::add;
     status check() const {
       return requirements{name}
           .equal("dy", "tokens", dy.extent(0), "x", x.extent(0))

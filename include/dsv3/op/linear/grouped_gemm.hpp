@@ -5,6 +5,7 @@
 #include <dsv3/base/requirements.hpp>
 #include <dsv3/exec/dispatch.hpp>
 #include <dsv3/number/precision.hpp>
+#include <dsv3/op/linear/store.hpp>
 #include <dsv3/tensor/ragged.hpp>
 
 namespace dsv3::inline DSV3_ABI::op {
@@ -12,8 +13,8 @@ namespace dsv3::inline DSV3_ABI::op {
 /// For every expert e over its rows X_e, Y_e:
 ///   Y_e = X_e · w_eᵀ
 /// Backward:  dX_e = dY_e · w_e          dw_e += dY_eᵀ · X_e
-/// An expert without rows costs nothing and leaves its gradient as it is. Padding rows are neither read nor
-/// written.
+/// An expert without rows leaves its gradient as it is where gradients are added to, which costs nothing, and
+/// makes it zero where they are written. Padding rows are neither read nor written.
 /// Contiguous and masked expert layouts differ only in the offsets.
 template <precision P>
 struct grouped_gemm {
@@ -61,7 +62,8 @@ struct grouped_gemm {
     static constexpr const char* name = "grouped_gemm.backward_weights";
     ragged_view<const activation<P>> dy;  // rows [capacity, out]
     ragged_view<const activation<P>> x;   // rows [capacity, in]
-    view<gradient<P>, 3> dw;              // [experts, out, in]       added to
+    view<gradient<P>, 3> dw;              // [experts, out, in]       added to, or written
+    store into = store::add;
     status check() const {
       return requirements{name}
           .equal("dw", "experts", dw.extent(0), "dy as groups", dy.groups())

@@ -50,7 +50,8 @@ struct scaled_gemm {
     static constexpr const char* name = "scaled_gemm.backward_weights";
     delta dy_t;               // [out, tokens]     dyᵀ, from transposing_quantizer
     input x_t;                // [in, tokens]      xᵀ
-    view<gradient<P>, 2> dw;  // [out, in]         added to
+    view<gradient<P>, 2> dw;  // [out, in]         added to, or written
+    store into = store::add;
     scaled_product_options product = {};
     status check() const;
     void outputs(auto&& visit) const { visit("dw", dw); }

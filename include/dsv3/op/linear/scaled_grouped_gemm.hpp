@@ -9,8 +9,8 @@ namespace dsv3::inline DSV3_ABI::op {
 
 /// scaled_gemm for every expert over its rows: contiguous and masked layouts differ only in the offsets. The
 /// weight gradient sums over an expert's tokens (k-grouped): its operands' scales are numbered by
-/// row_groups::first_tile. An expert without rows costs nothing and leaves its gradient as it is; padding is
-/// neither read nor written.
+/// row_groups::first_tile. An expert without rows leaves its gradient as it is, or zero where gradients are
+/// written; padding is neither read nor written.
 template <precision P, class Gradient = fp8_e4m3>
 struct scaled_grouped_gemm {
   using input = scaled_view<const fp8_e4m3, row_tile>;
@@ -44,7 +44,8 @@ struct scaled_grouped_gemm {
     delta dy_t;  // [out, row capacity], scales [out, groups.tiles(row capacity)]
     input x_t;   // [in, row capacity], scales [in, groups.tiles(row capacity)]
     row_groups groups;
-    view<gradient<P>, 3> dw;  // [experts, out, in]     added to
+    view<gradient<P>, 3> dw;  // [experts, out, in]     added to, or written
+    store into = store::add;
     scaled_product_options product = {};
     status check() const;
     void outputs(auto&& visit) const { visit("dw", dw); }

@@ -5,6 +5,7 @@
 #include <dsv3/base/requirements.hpp>
 #include <dsv3/exec/dispatch.hpp>
 #include <dsv3/number/precision.hpp>
+#include <dsv3/op/linear/store.hpp>
 
 namespace dsv3::inline DSV3_ABI::op {
 
@@ -35,8 +36,9 @@ struct rms_norm {
     view<const master<P>, 1> gain;                 // [hidden]
     view<const accumulator<P>, 1> rstd;            // [tokens]
     view<activation<P>, 2> dx = {};                // [tokens, hidden] ds, written if given; may be d_residual
-    view<gradient<P>, 1> dgain = {};               // [hidden]         added to when not empty
+    view<gradient<P>, 1> dgain = {};               // [hidden]         added to, or written, when not empty
     view<const activation<P>, 2> d_residual = {};  // [tokens, hidden] gradient reaching s from elsewhere
+    store into = store::add;                       // of dgain
     status check() const;
     void outputs(auto&& visit) const { visit("dx", dx), visit("dgain", dgain); }
   };

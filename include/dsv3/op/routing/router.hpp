@@ -90,7 +90,8 @@ struct router {
     static constexpr const char* name = "router.backward_weights";
     view<const accumulator<P>, 2> dlogits;  // [tokens, experts]
     view<const activation<P>, 2> x;         // [tokens, hidden]
-    view<gradient<P>, 2> dcentroids;        // [experts, hidden]    added to
+    view<gradient<P>, 2> dcentroids;        // [experts, hidden]    added to, or written
+    store into = store::add;
     status check() const {
       return requirements{name}
           .equal("x", "tokens", x.extent(0), "dlogits", dlogits.extent(0))

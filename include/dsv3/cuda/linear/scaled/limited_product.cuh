@@ -58,7 +58,7 @@ __global__ __launch_bounds__(256, 2) void limited_product_kernel(const scaled_pr
     group = tile.group, row = tile.row;
   }
   const auto p = all.template group<By>(group);
-  if (By == grouped_by::terms && p.k == 0) return;
+  if (By == grouped_by::terms && p.k == 0 && p.into == store::add) return;
   const index_t column = static_cast<index_t>(blockIdx.y) * limited_tile;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, own = thread / 32 * limited_sums;
   if (thread < limited_tile) bad_rows[thread] = bad_columns[thread] = 0;

@@ -114,7 +114,7 @@ scaled_problem<A, C> rows_by_weights(const scaled_view<const A, row_tile>& rows,
 template <class A, class C>
 scaled_problem<A, C> terms_by_terms(const scaled_view<const A, row_tile>& dy_t,
                                     const scaled_view<const fp8_e4m3, row_tile>& x_t, C* dw, index_t stride,
-                                    index_t step, const row_groups& groups,
+                                    index_t step, const row_groups& groups, store into,
                                     const scaled_product_options& options) {
   return {.a = dy_t.values.data(),
           .b = x_t.values.data(),
@@ -131,7 +131,7 @@ scaled_problem<A, C> terms_by_terms(const scaled_view<const A, row_tile>& dy_t,
           .a_scales = scales_along(dy_t),
           .b_scales = scales_along(x_t),
           .groups = groups,
-          .into = store::add,
+          .into = into,
           .promotion = options.promotion};
 }
 
@@ -145,7 +145,8 @@ auto problem_of(const typename op::scaled_gemm<P, G>::backward_data_args& args) 
 }
 template <class P, class G>
 auto problem_of(const typename op::scaled_gemm<P, G>::backward_weights_args& args) {
-  return terms_by_terms(args.dy_t, args.x_t, args.dw.data(), args.dw.stride(0), 0, {}, args.product);
+  return terms_by_terms(args.dy_t, args.x_t, args.dw.data(), args.dw.stride(0), 0, {}, args.into,
+                        args.product);
 }
 template <class P, class G>
 auto problem_of(const typename op::scaled_grouped_gemm<P, G>::forward_args& args) {
@@ -158,7 +159,7 @@ auto problem_of(const typename op::scaled_grouped_gemm<P, G>::backward_data_args
 template <class P, class G>
 auto problem_of(const typename op::scaled_grouped_gemm<P, G>::backward_weights_args& args) {
   return terms_by_terms(args.dy_t, args.x_t, args.dw.data(), args.dw.stride(1), args.dw.stride(0),
-                        args.groups, args.product);
+                        args.groups, args.into, args.product);
 }
 
 /// The tiles of `rows` rows that a problem can have at most down c.

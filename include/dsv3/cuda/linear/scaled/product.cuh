@@ -100,7 +100,7 @@ __global__ __launch_bounds__(mma_threads, 1) void scaled_product_kernel(const sc
     group = tile.group, row = tile.row;
   }
   const auto p = all.template group<By>(group);
-  if (By == grouped_by::terms && p.k == 0) return;
+  if (By == grouped_by::terms && p.k == 0 && p.into == store::add) return;
   const index_t column = static_cast<index_t>(blockIdx.y) * mma_tile;
   const A* a = p.a + row * p.a_stride;
   const fp8_e4m3* b = p.b + (turned ? column : column * p.b_stride);

@@ -249,10 +249,10 @@ __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2],
     }
   }
 }
-/// The same in floats, which are added: 8 bytes at a time, 32 by a quad.
+/// The same in floats: 8 bytes at a time, 32 by a quad.
 template <int Columns>
 __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2], float* c, index_t stride,
-                                             int rows, int columns, store) {
+                                             int rows, int columns, store into) {
   const int thread = reread_thread();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -262,11 +262,11 @@ __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2],
     constexpr int together = 4;
 #pragma unroll
     for (int block = 0; block < Columns / 2; block += 4 * together) {
-      pack<float, 2> former[together];
+      pack<float, 2> former[together] = {};
 #pragma unroll
       for (int i = 0; i < together; ++i)
         if (const int column = sum_column(thread, block + i * 4);
-            block + i * 4 < Columns / 2 && column < columns)
+            into == store::add && block + i * 4 < Columns / 2 && column < columns)
           former[i] = load_pack<2>(to + column);
 #pragma unroll
       for (int i = 0; i < together; ++i) {
