@@ -8,6 +8,7 @@
 #include <dsv3/cpu/attention/mla_attention.hpp>
 #include <dsv3/cpu/attention/mla_decode.hpp>
 #include <dsv3/cpu/embedding/embedding.hpp>
+#include <dsv3/cpu/expert/expert_ranks.hpp>
 #include <dsv3/cpu/expert/permute.hpp>
 #include <dsv3/cpu/expert/swiglu.hpp>
 #include <dsv3/cpu/linear/batched_gemm.hpp>

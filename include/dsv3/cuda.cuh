@@ -10,6 +10,7 @@
 #include <dsv3/cuda/attention/mla_decode.cuh>
 #include <dsv3/cuda/attention/mla_decode_sm90.cuh>
 #include <dsv3/cuda/embedding/embedding.cuh>
+#include <dsv3/cuda/expert/expert_ranks.cuh>
 #include <dsv3/cuda/expert/permute.cuh>
 #include <dsv3/cuda/expert/swiglu.cuh>
 #include <dsv3/cuda/host/annotate.cuh>
@@ -39,5 +40,6 @@
 #include <dsv3/cuda/rope/decoupled_rope.cuh>
 #include <dsv3/cuda/routing/balance.cuh>
 #include <dsv3/cuda/routing/router.cuh>
+#include <dsv3/cuda/routing/router_sm90.cuh>
 #include <dsv3/cuda/sample/accept_draft.cuh>
 #include <dsv3/cuda/sample/token_distribution.cuh>

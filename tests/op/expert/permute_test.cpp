@@ -231,6 +231,96 @@ TEST_CASE_TEMPLATE("permutation gives the same bits on any number of threads", P
   }
 }
 
+TEST_CASE_TEMPLATE("a slot without an expert has no row and adds nothing", P, fp64_reference, bf16_mixed) {
+  for (const bool masked : {false, true})
+    for (const int threads : {1, 3}) {
+      const problem p{
+          {.tokens = 5000, .top_k = 4, .experts = 12, .alignment = masked ? 1 : 16, .masked = masked},
+          9,
+          permute_cases::choice::spread};
+      fixture<P> f(p);
+      const auto empty = [](index_t t, index_t k) { return t % 3 == 0 || (t + k) % 2 == 0; };
+      std::vector<int> ids = permute_cases::choose(p);
+      for (index_t t = 0; t < f.tokens; ++t)
+        for (index_t k = 0; k < 4; ++k)
+          if (empty(t, k)) f.ids.get()(t, k) = -1, ids[static_cast<std::size_t>(4 * t + k)] = -1;
+      f.make_plan(threads), f.dispatch(threads), f.combine(threads);
+      index_t wrong = 0;
+      for (index_t e = 0; e < 12; ++e) {
+        index_t row = f.offsets.get()(e);
+        for (index_t slot = 0; slot < 4 * f.tokens; ++slot) {
+          if (ids[static_cast<std::size_t>(slot)] != e) continue;
+          wrong += f.row_of.get()(slot / 4, slot % 4) != row || f.token_of.get()(row) != slot / 4;
+          ++row;
+        }
+        wrong += f.counts.get()(e) != row - f.offsets.get()(e);
+      }
+      std::vector<double> expected = f.add.values(), gates = f.gates.values();
+      for (index_t t = 0; t < f.tokens; ++t)
+        for (index_t k = 0; k < 4; ++k) {
+          const bool none = empty(t, k);
+          wrong += none && f.row_of.get()(t, k) != -1;
+          if (none) gates[static_cast<std::size_t>(4 * t + k)] = 0;
+          for (index_t i = 0; i < 9 && !none; ++i)
+            expected[static_cast<std::size_t>(9 * t + i)] += static_cast<double>(f.x.get()(t, i));
+        }
+      CHECK(wrong == 0);
+      CHECK(f.gates_back.values() == gates);
+      CHECK(support::worst_row(f.y.values(), expected, 9) <= support::tolerance<P>::row);
+      CHECK(f.intact());
+    }
+}
+
+TEST_CASE("less room than all slots need is enough for what fits, and refused for what does not") {
+  using P = fp32;
+  problem p{{.tokens = 50, .top_k = 4, .experts = 16, .alignment = 8, .masked = false, .room = 100},
+            5,
+            permute_cases::choice::spread};
+  const auto plan = [&](index_t live) {
+    fixture<P> f(p);
+    for (index_t i = live; i < 200; ++i) f.ids.get()(i / 4, i % 4) = -1;
+    const std::string sentence = support::raised([&] { f.make_plan(); });
+    CHECK(f.intact());
+    if (sentence.empty()) {
+      f.dispatch(), f.combine();
+      CHECK(f.intact());
+    }
+    return sentence;
+  };
+  CHECK(p.config.row_capacity() == 216);
+  CHECK(plan(100) == "");
+  p.how = permute_cases::choice::few_experts;  // 200 rows of 5 experts
+  CHECK(plan(200) == "");
+  p.config.alignment = 1;
+  CHECK(plan(100) == "");
+  CHECK(plan(101) == "permute.plan: the experts are given 101 rows, padding included, there is room for 100");
+}
+
+#if defined(DSV3_TEST_BACKEND)
+TEST_CASE("what a lost row is combined to is not a number") {
+  using P = fp32;
+  fixture<P> f({{.tokens = 20, .top_k = 2, .experts = 4, .alignment = 1, .masked = false, .room = 30},
+                5,
+                permute_cases::choice::spread});
+  CHECK(support::raised([&] { f.make_plan(); }) != "");
+  f.rows.normal(3), f.row_gates.normal(4);
+  f.combine();
+  index_t lost = 0, wrong = 0;
+  for (index_t t = 0; t < 20; ++t) {
+    bool any = false;
+    for (index_t k = 0; k < 2; ++k) {
+      const bool gone = f.row_of.get()(t, k) == -2;
+      lost += gone, any = any || gone;
+      wrong += std::isnan(f.gates_back.get()(t, k)) != gone;
+    }
+    for (index_t i = 0; i < 5; ++i) wrong += std::isnan(f.y.get()(t, i)) != any;
+  }
+  CHECK(lost == 10);
+  CHECK(wrong == 0);
+  CHECK(f.intact());
+}
+#endif
+
 TEST_CASE("a bad choice is refused") {
   using P = fp32;
   const auto refusal = [](problem p, index_t token, index_t slot, std::int32_t expert, int threads) {
@@ -241,11 +331,13 @@ TEST_CASE("a bad choice is refused") {
     return sentence;
   };
   const problem p = permute_cases::named[4];
-  CHECK(refusal(p, 3, 1, 5, 2) == "permute.plan: token 3, slot 1 has expert 5, expected 0 to 4");
-  CHECK(refusal(p, 8, 0, -1, 1) == "permute.plan: token 8, slot 0 has expert -1, expected 0 to 4");
+  CHECK(refusal(p, 3, 1, 5, 2) ==
+        "permute.plan: token 3, slot 1 has expert 5, expected 0 to 4, or -1 for none");
+  CHECK(refusal(p, 8, 0, -2, 1) ==
+        "permute.plan: token 8, slot 0 has expert -2, expected 0 to 4, or -1 for none");
   const problem large{{.tokens = 9001, .top_k = 6, .experts = 12}, 1, permute_cases::choice::spread};
   CHECK(refusal(large, 8000, 5, 1 << 30, 3) ==
-        "permute.plan: token 8000, slot 5 has expert 1073741824, expected 0 to 11");
+        "permute.plan: token 8000, slot 5 has expert 1073741824, expected 0 to 11, or -1 for none");
 
   // A token that chooses an expert twice is no trouble where segments grow, and has no room where they do
   // not.
@@ -277,6 +369,8 @@ TEST_CASE("permutation says what does not fit") {
   CHECK(plan([](auto& a) { a.plan.config.alignment = 0; }) == "permute.plan: the alignment must be positive");
   CHECK(plan([](auto& a) { a.plan.config.alignment = index_t{1} << 40; }) ==
         "permute.plan: more than 2^31 rows");
+  CHECK(plan([](auto& a) { a.plan.config.masked = true, a.plan.config.room = 3; }) ==
+        "permute.plan: the masked layout has room for all tokens");
   CHECK(plan([&](auto& a) { a.plan.offsets = other.offsets; }) ==
         "permute.plan: offsets has 17 elements, plan has 6");
   CHECK(plan([&](auto& a) { a.plan.counts = other.counts; }) ==

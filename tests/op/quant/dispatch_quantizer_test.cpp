@@ -123,6 +123,51 @@ TEST_CASE("scales of dispatched rows are powers of two unless asked otherwise") 
     }
 }
 
+namespace {
+
+// Quantised, then placed, is dispatched: also where slots have no expert.
+template <class P, class Element>
+void check_place(const problem& p, bool some_empty) {
+  fixture<P> f(p);
+  if (some_empty) {
+    for (index_t t = 0; t < f.config.tokens; ++t)
+      for (index_t k = 0; k < f.config.top_k; ++k)
+        if ((t + k) % 3 == 0) f.ids.get()(t, k) = -1;
+    support::run(1, [&](auto& ctx) {
+      op::permute<P>::plan(ctx,
+                           {.ids = f.ids, .plan = {f.config, f.offsets, f.counts, f.row_of, f.token_of}});
+    });
+  }
+  for (const bool token_minor : {false, true})
+    for (const int threads : {1, 3}) {
+      CAPTURE(p.width);
+      support::row_tiles<Element> expected(f.config.row_capacity(), p.width, token_minor);
+      support::row_tiles<Element> found(f.config.row_capacity(), p.width, token_minor);
+      support::row_tiles<Element> tiles(f.config.tokens, p.width, !token_minor);
+      f.fused(threads, scale_kind::power_of_two, scale_group::tile, expected);
+      support::run(threads, [&](auto& ctx) {
+        op::tile_quantizer<activation<P>, Element, row_tile>::forward(
+            ctx, {.x = f.x, .y = tiles.get(), .scales = scale_kind::power_of_two});
+        op::dispatch_quantizer<P, Element>::place(ctx,
+                                                  {.x = tiles.get(), .plan = f.plan(), .rows = found.get()});
+      });
+      CHECK(found.same_bits(expected));
+      CHECK(found.intact());
+      CHECK(tiles.intact());
+    }
+}
+
+}  // namespace
+
+TEST_CASE("what was quantised before is placed where dispatch_quantizer puts it") {
+  for (const problem& p : permute_cases::named) check_place<fp8_tilewise, fp8_e4m3>(p, false);
+  constexpr problem wide = {
+      {.tokens = 261, .top_k = 3, .experts = 6, .alignment = 16}, 4225, permute_cases::choice::spread};
+  check_place<fp8_tilewise, fp8_e5m2>(wide, true);
+  constexpr problem packed = {{.tokens = 70, .top_k = 3, .experts = 6}, 512, permute_cases::choice::spread};
+  check_place<fp8_tilewise, fp8_e4m3>(packed, true);
+}
+
 TEST_CASE("dispatch_quantizer says what does not fit") {
   using args = op::dispatch_quantizer<fp8_tilewise>::forward_args;
   constexpr problem p = {{.tokens = 9, .top_k = 2, .experts = 5}, 130, permute_cases::choice::spread};

@@ -37,7 +37,8 @@ struct implementation<op::permute<P>, backend::cpu> {
       std::fill_n(count, experts, 0);
       const index_range range = split_range(tokens, lane, lanes);
       for (index_t t = range.begin; t < range.end; ++t)
-        for (index_t k = 0; k < top_k; ++k) ++count[checked(args, t, k)];
+        for (index_t k = 0; k < top_k; ++k)
+          if (const std::int32_t e = checked(args, t, k); e >= 0) ++count[e];
     });
 
     index_t row = 0;
@@ -57,15 +58,18 @@ struct implementation<op::permute<P>, backend::cpu> {
       row = first + (plan.config.masked ? tokens : round_up(row - first, plan.config.alignment));
     }
     plan.offsets(experts) = static_cast<std::int32_t>(row);
+    if (row > plan.token_of.extent(0))
+      raise("permute.plan: the experts are given " + std::to_string(row) +
+            " rows, padding included, there is room for " + std::to_string(plan.token_of.extent(0)));
 
     cpu::parallel_parts(ctx.threads, lanes, [&](index_t lane) {
       std::int32_t* next = cursor[lane].data();
       const index_range range = split_range(tokens, lane, lanes);
       for (index_t t = range.begin; t < range.end; ++t)
         for (index_t k = 0; k < top_k; ++k) {
-          const std::int32_t to = next[args.ids(t, k)]++;
+          const std::int32_t e = args.ids(t, k), to = e < 0 ? no_row : next[e]++;
           plan.row_of(t, k) = to;
-          plan.token_of(to) = static_cast<std::int32_t>(t);
+          if (to >= 0) plan.token_of(to) = static_cast<std::int32_t>(t);
         }
     });
 
@@ -79,7 +83,8 @@ struct implementation<op::permute<P>, backend::cpu> {
     const index_t width = args.x.extent(1), top_k = args.plan.row_of.extent(1);
     each_token(ctx.threads, args.plan, width, [&](index_t t) {
       for (index_t k = 0; k < top_k; ++k)
-        std::copy_n(args.x[t].data(), width, args.rows[args.plan.row_of(t, k)].data());
+        if (const index_t row = args.plan.row_of(t, k); row >= 0)
+          std::copy_n(args.x[t].data(), width, args.rows[row].data());
     });
   }
 
@@ -94,7 +99,8 @@ struct implementation<op::permute<P>, backend::cpu> {
         std::fill_n(sums, columns, acc(0));
         if (!args.add.empty()) add_columns(args.add[t].data() + first, columns, sums);
         for (index_t k = 0; k < top_k; ++k)
-          add_columns(args.rows[args.plan.row_of(t, k)].data() + first, columns, sums);
+          if (const index_t row = args.plan.row_of(t, k); row >= 0)
+            add_columns(args.rows[row].data() + first, columns, sums);
         activation<P>* y = args.y[t].data() + first;
         DSV3_SIMD
         for (index_t i = 0; i < columns; ++i) y[i] = activation<P>(sums[i]);
@@ -106,15 +112,17 @@ struct implementation<op::permute<P>, backend::cpu> {
   static void run(Ctx& ctx, const typename op_type::dispatch_gates_args& args) {
     each_token(ctx.threads, args.plan, 1, [&](index_t t) {
       for (index_t k = 0; k < args.gates.extent(1); ++k)
-        args.row_gates(args.plan.row_of(t, k)) = args.gates(t, k);
+        if (const index_t row = args.plan.row_of(t, k); row >= 0) args.row_gates(row) = args.gates(t, k);
     });
   }
 
   template <class Ctx>
   static void run(Ctx& ctx, const typename op_type::combine_gates_args& args) {
     each_token(ctx.threads, args.plan, 1, [&](index_t t) {
-      for (index_t k = 0; k < args.gates.extent(1); ++k)
-        args.gates(t, k) = args.row_gates(args.plan.row_of(t, k));
+      for (index_t k = 0; k < args.gates.extent(1); ++k) {
+        const index_t row = args.plan.row_of(t, k);
+        args.gates(t, k) = row >= 0 ? args.row_gates(row) : acc(0);
+      }
     });
   }
 
@@ -136,9 +144,10 @@ struct implementation<op::permute<P>, backend::cpu> {
 
   static std::int32_t checked(const plan_args& args, index_t t, index_t k) {
     const std::int32_t e = args.ids(t, k);
-    if (e < 0 || e >= args.plan.config.experts)
+    if (e < -1 || e >= args.plan.config.experts)
       raise("permute.plan: token " + std::to_string(t) + ", slot " + std::to_string(k) + " has expert " +
-            std::to_string(e) + ", expected 0 to " + std::to_string(args.plan.config.experts - 1));
+            std::to_string(e) + ", expected 0 to " + std::to_string(args.plan.config.experts - 1) +
+            ", or -1 for none");
     return e;
   }
 

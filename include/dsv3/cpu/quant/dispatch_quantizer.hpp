@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Tokens to the experts' rows in 8 bits on the CPU: a token is quantised into its first row, which the others
-// copy.
+// copy; one that came in 8 bits is copied into all of them.
 #pragma once
 
+#include <dsv3/cpu/expert/permute.hpp>
 #include <dsv3/cpu/quant/row_tiles.hpp>
 #include <dsv3/cpu/quant/tile_quantizer.hpp>
 #include <dsv3/op/quant/dispatch_quantizer.hpp>
@@ -15,6 +16,7 @@ namespace dsv3::inline DSV3_ABI {
 template <class P, class Element>
 struct implementation<op::dispatch_quantizer<P, Element>, backend::cpu> {
   using forward_args = typename op::dispatch_quantizer<P, Element>::forward_args;
+  using place_args = typename op::dispatch_quantizer<P, Element>::place_args;
 
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
@@ -35,6 +37,18 @@ struct implementation<op::dispatch_quantizer<P, Element>, backend::cpu> {
                         });
   }
 
+  template <class Ctx>
+  static void run(Ctx& ctx, const place_args& args) {
+    const index_t width = args.x.extent(1), tiles = args.x.scales.extent(1);
+    implementation<op::permute<P>, backend::cpu>::each_token(ctx.threads, args.plan, width, [&](index_t t) {
+      for (index_t k = 0; k < args.plan.row_of.extent(1); ++k)
+        if (const index_t row = args.plan.row_of(t, k); row >= 0) {
+          std::memcpy(args.rows.values[row].data(), args.x.values[t].data(), static_cast<std::size_t>(width));
+          for (index_t i = 0; i < tiles; ++i) args.rows.scales(row, i) = args.x.scales(t, i);
+        }
+    });
+  }
+
  private:
   // Columns [first, last) of tokens [begin, end) that share the scales of each 128 of them.
   static void quantize(const forward_args& args, index_t begin, index_t end, index_t first, index_t last,
@@ -51,15 +65,19 @@ struct implementation<op::dispatch_quantizer<P, Element>, backend::cpu> {
       scales[tile] = tile_scale(own, static_cast<float>(number_traits<Element>::max), args.scales);
     });
     for (index_t t = begin; t < end; ++t) {
-      const index_t row = args.plan.row_of(t, 0);
-      each_tile(first, last, [&](index_t tile, index_t c, index_t count) {
-        cpu::narrow(&args.x(t, c), cpu::one_scale{scales[tile]}, &args.rows.values(row, c), count);
-      });
+      index_t row = -1;  // the token's first
       for (index_t k = 0; k < args.plan.row_of.extent(1); ++k) {
         const index_t copy = args.plan.row_of(t, k);
-        if (k > 0)
+        if (copy < 0) continue;
+        if (row < 0) {
+          row = copy;
+          each_tile(first, last, [&](index_t tile, index_t c, index_t count) {
+            cpu::narrow(&args.x(t, c), cpu::one_scale{scales[tile]}, &args.rows.values(row, c), count);
+          });
+        } else {
           std::memcpy(&args.rows.values(copy, first), &args.rows.values(row, first),
                       static_cast<std::size_t>(last - first));
+        }
         each_tile(first, last,
                   [&](index_t tile, index_t c, index_t) { args.rows.scales(copy, c / 128) = scales[tile]; });
       }

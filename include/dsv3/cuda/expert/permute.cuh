@@ -40,7 +40,7 @@ __device__ __forceinline__ Index expert_of(const view<const Index, 2>& ids, cons
 }
 
 /// cursor[sorter, e] = how many of its slots a sorter sends to e. A slot whose expert does not exist counts
-/// nowhere and is reported.
+/// nowhere, and is reported unless it says that it has none.
 template <class Index>
 __global__ void __launch_bounds__(32 * sorters_per_block)
     count_slots_kernel(view<const Index, 2> ids, sorting s, view<Index, 2> cursor, misuse no_expert) {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(32 * sorters_per_block)
     const Index e = expert_of(ids, s, slot);
     if (e >= 0 && e < s.experts)
       atomicAdd(count + e, Index(1));
-    else
+    else if (e != -1)
       no_expert.report(slot / s.top_k, slot % s.top_k, e, s.experts - 1);
   }
 }
@@ -83,10 +83,12 @@ __global__ void __launch_bounds__(1024) scan_sorters_kernel(view<Index, 2> curso
   }
 }
 
-/// offsets from counts, by one block of 1024 threads.
+/// offsets from counts, by one block of 1024 threads. Nothing points beyond a segment or the capacity: what
+/// has no room is reported.
 template <class Index>
 __global__ void __launch_bounds__(1024)
-    place_experts_kernel(Index* counts, Index* offsets, permutation_config c, misuse too_many) {
+    place_experts_kernel(Index* counts, Index* offsets, permutation_config c, index_t capacity,
+                         misuse too_many, misuse too_full) {
   __shared__ Index sums[32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   Index before = 0;  // rows of the experts of earlier rounds
@@ -109,11 +111,17 @@ __global__ void __launch_bounds__(1024)
     if (lane == 31) sums[warp] = sum;
     __syncthreads();
     for (int w = 0; w < warp; ++w) sum += sums[w];
-    if (e < c.experts) offsets[e] = before + sum - rows;
+    if (e < c.experts) {
+      const index_t begin = min(static_cast<index_t>(before + sum - rows), capacity);
+      offsets[e] = static_cast<Index>(begin);
+      counts[e] = static_cast<Index>(min(static_cast<index_t>(counts[e]), capacity - begin));
+    }
     for (int w = 0; w < 32; ++w) before += sums[w];
     __syncthreads();
   }
-  if (threadIdx.x == 0) offsets[c.experts] = before;
+  if (threadIdx.x != 0) return;
+  if (before > capacity) too_full.report(before, capacity);
+  offsets[c.experts] = static_cast<Index>(min(static_cast<index_t>(before), capacity));
 }
 
 /// Every slot's row: its expert's first, plus the slots before it that chose the same expert. A sorter takes
@@ -139,12 +147,13 @@ __global__ void __launch_bounds__(32 * sorters_per_block)
     if (exists && before == 0) next[e] = from + __popc(same);
     __syncwarp();
     if (slot >= end) continue;
-    Index row = 0;  // what chose no expert still gets a row that exists
+    Index row = no_row;
     if (exists) {
-      row = from + before;
-      if (plan.config.masked) row = min(row, static_cast<Index>(plan.config.tokens - 1));
-      row += plan.offsets(e);
-      plan.token_of(row) = static_cast<Index>(slot / s.top_k);
+      row = lost_row;
+      if (from + before < plan.counts(e)) {
+        row = plan.offsets(e) + from + before;
+        plan.token_of(row) = static_cast<Index>(slot / s.top_k);
+      }
     }
     plan.row_of(slot / s.top_k, slot % s.top_k) = row;
   }
@@ -165,6 +174,7 @@ __global__ void __launch_bounds__(256)
       if (first + j * blockDim.x < packs)
         values[j] = load_pack<Width>(from + (first + j * blockDim.x) * Width);
     for (index_t k = 0; k < top_k; ++k) {
+      if (to[k] < 0) continue;
       T* row = rows[to[k]].data();
 #pragma unroll
       for (int j = 0; j < in_flight; ++j)
@@ -173,7 +183,13 @@ __global__ void __launch_bounds__(256)
   }
   if (threadIdx.x < x.extent(1) % Width)
     for (index_t k = 0; k < top_k; ++k)
-      rows(to[k], packs * Width + threadIdx.x) = from[packs * Width + threadIdx.x];
+      if (to[k] >= 0) rows(to[k], packs * Width + threadIdx.x) = from[packs * Width + threadIdx.x];
+}
+
+/// What stands for a row that a plan does not name: nothing, or what nobody overlooks.
+template <class T>
+__device__ __forceinline__ T instead_of_row(std::int32_t row) {
+  return T(row == lost_row ? nanf("") : 0.0f);
 }
 
 /// The sum of one pack over a token's rows, in slot order. `add` may be y.
@@ -187,7 +203,15 @@ __device__ __forceinline__ void combine_pack(const view<const T, 2>& rows, const
   };
   if (add != nullptr) include(load_pack<Width>(add + at));
 #pragma unroll 8
-  for (index_t k = 0; k < top_k; ++k) include(load_pack<Width>(rows.data() + from[k] * rows.stride(0) + at));
+  for (index_t k = 0; k < top_k; ++k) {
+    pack<T, Width> values;  // loaded under a predicate, so that all are in flight
+    if (from[k] >= 0)
+      values = load_pack<Width>(rows.data() + from[k] * rows.stride(0) + at);
+    else
+#pragma unroll
+      for (int i = 0; i < Width; ++i) values[i] = instead_of_row<T>(from[k]);
+    include(values);
+  }
   pack<T, Width> result;
 #pragma unroll
   for (int i = 0; i < Width; ++i) result[i] = T(sums[i]);
@@ -211,18 +235,45 @@ __global__ void __launch_bounds__(256)
 template <class T>
 __global__ void dispatch_gates_kernel(view<const T, 2> gates, view<const std::int32_t, 2> row_of, T* to) {
   const index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x, top_k = row_of.extent(1);
-  if (i < row_of.size()) to[row_of(i / top_k, i % top_k)] = gates(i / top_k, i % top_k);
+  if (i >= row_of.size()) return;
+  if (const std::int32_t row = row_of(i / top_k, i % top_k); row >= 0) to[row] = gates(i / top_k, i % top_k);
 }
 
 template <class T>
 __global__ void combine_gates_kernel(const T* from, view<const std::int32_t, 2> row_of, view<T, 2> gates) {
   const index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x, top_k = row_of.extent(1);
-  if (i < row_of.size()) gates(i / top_k, i % top_k) = from[row_of(i / top_k, i % top_k)];
+  if (i >= row_of.size()) return;
+  const std::int32_t row = row_of(i / top_k, i % top_k);
+  gates(i / top_k, i % top_k) = row >= 0 ? from[row] : instead_of_row<T>(row);
 }
 
 }  // namespace cuda::detail
 
 // ---- launch -----------------------------------------------------------------------------------------------
+
+namespace cuda {
+
+/// One block per row, with threads for four packs each.
+template <class T, class Element>
+launch_shape block_per_row(const view<Element, 2>& x) {
+  const index_t threads = round_up(ceil_div(x.extent(1), 4 * widest<T>), 32);
+  return {.grid = x.empty() ? 0u : static_cast<unsigned>(x.extent(0)),
+          .block = static_cast<unsigned>(std::clamp<index_t>(threads, 32, 256))};
+}
+
+/// rows[row_of(t, k)] = x[t], for elements of any size.
+template <class T>
+void dispatch_rows(const char* name, cudaStream_t stream, const view<const T, 2>& x,
+                   const view<const std::int32_t, 2>& row_of, const view<T, 2>& rows) {
+  constexpr int width = widest<T>;
+  const bool packs =
+      takes_packs<width>(x.data(), x.stride(0)) && takes_packs<width>(rows.data(), rows.stride(0));
+  launch(name, stream, block_per_row<T>(x),
+         packs ? detail::dispatch_rows_kernel<width, T> : detail::dispatch_rows_kernel<1, T>, x, row_of,
+         rows);
+}
+
+}  // namespace cuda
 
 template <class P>
 struct implementation<op::permute<P>, backend::cuda> {
@@ -256,25 +307,27 @@ struct implementation<op::permute<P>, backend::cuda> {
         .block = 32 * cuda::detail::sorters_per_block};
     cuda::launch(name, ctx.stream, sorters, cuda::detail::count_slots_kernel<std::int32_t>, args.ids, s,
                  cursor,
-                 cuda::misuse_of(ctx, "permute.plan: token {}, slot {} has expert {}, expected 0 to {}"));
+                 cuda::misuse_of(
+                     ctx, "permute.plan: token {}, slot {} has expert {}, expected 0 to {}, or -1 for none"));
     cuda::launch(name, ctx.stream,
                  {.grid = static_cast<unsigned>(ceil_div(plan.config.experts, 32)), .block = 1024},
                  cuda::detail::scan_sorters_kernel<std::int32_t>, cursor, plan.counts.data());
     cuda::launch(name, ctx.stream, {.block = 1024}, cuda::detail::place_experts_kernel<std::int32_t>,
-                 plan.counts.data(), plan.offsets.data(), plan.config,
+                 plan.counts.data(), plan.offsets.data(), plan.config, plan.config.row_capacity(),
                  cuda::misuse_of(ctx,
                                  "permute.plan: expert {} is chosen {} times by {} tokens, expected at most "
-                                 "once each in the masked layout"));
+                                 "once each in the masked layout"),
+                 cuda::misuse_of(ctx,
+                                 "permute.plan: the experts are given {} rows, padding included, there is "
+                                 "room for {}"));
     cuda::launch(name, ctx.stream, sorters, cuda::detail::place_slots_kernel<std::int32_t>, args.ids, s,
                  cursor, plan);
   }
 
   template <class Ctx>
   static void run(Ctx& ctx, const typename op_type::dispatch_args& args) {
-    const auto kernel = takes_packs(args.x, args.rows) ? cuda::detail::dispatch_rows_kernel<width, number>
-                                                       : cuda::detail::dispatch_rows_kernel<1, number>;
-    cuda::launch(op_type::dispatch_args::name, ctx.stream, shape_of(args.x), kernel, args.x, args.plan.row_of,
-                 args.rows);
+    cuda::dispatch_rows<number>(op_type::dispatch_args::name, ctx.stream, args.x, args.plan.row_of,
+                                args.rows);
   }
 
   template <class Ctx>
@@ -282,8 +335,8 @@ struct implementation<op::permute<P>, backend::cuda> {
     const bool packs = takes_packs(args.rows, args.y) && (args.add.empty() || takes_packs(args.add, args.y));
     const auto kernel = packs ? cuda::detail::combine_rows_kernel<width, acc, number>
                               : cuda::detail::combine_rows_kernel<1, acc, number>;
-    cuda::launch(op_type::combine_args::name, ctx.stream, shape_of(args.y), kernel, args.rows,
-                 args.plan.row_of, args.add, args.y);
+    cuda::launch(op_type::combine_args::name, ctx.stream, cuda::block_per_row<number>(args.y), kernel,
+                 args.rows, args.plan.row_of, args.add, args.y);
   }
 
   template <class Ctx>
@@ -311,12 +364,6 @@ struct implementation<op::permute<P>, backend::cuda> {
     return cuda::takes_packs<width>(a.data(), a.stride(0)) && cuda::takes_packs<width>(b.data(), b.stride(0));
   }
 
-  // One block per token, with threads for four packs each.
-  static cuda::launch_shape shape_of(const view<const number, 2>& x) {
-    const index_t threads = round_up(ceil_div(x.extent(1), 4 * width), 32);
-    return {.grid = x.empty() ? 0u : static_cast<unsigned>(x.extent(0)),
-            .block = static_cast<unsigned>(std::clamp<index_t>(threads, 32, 256))};
-  }
   static cuda::launch_shape slots_of(const view<const acc, 2>& gates) {
     return {.grid = static_cast<unsigned>(ceil_div(gates.size(), 256))};
   }

@@ -17,11 +17,16 @@ struct permutation_config {
   index_t tokens = 0, top_k = 0, experts = 0;
   index_t alignment = 1;  // contiguous layout: segments are padded to a multiple of this
   bool masked = false;    // masked layout: every expert has room for all tokens
+  index_t room = 0;       // contiguous layout: rows, padding apart, that there is room for; 0: all slots
 
   index_t row_capacity() const {
-    return masked ? experts * tokens : round_up(tokens * top_k + experts * (alignment - 1), alignment);
+    const index_t rows = room > 0 ? room : tokens * top_k;
+    return masked ? experts * tokens : round_up(rows + experts * (alignment - 1), alignment);
   }
 };
+
+/// What a plan has in row_of for a slot that chose no expert, and for one whose row no room was left for.
+inline constexpr std::int32_t no_row = -1, lost_row = -2;
 
 /// The exchange plan of one batch: which row each (token, slot) goes to. Forward hands it to backward.
 template <class Index>
@@ -29,7 +34,7 @@ struct permutation_tensors {
   permutation_config config;
   view<Index, 1> offsets;   // [experts + 1]     first row of each expert's segment
   view<Index, 1> counts;    // [experts]         live rows of each expert
-  view<Index, 2> row_of;    // [tokens, top_k]   row of each (token, slot)
+  view<Index, 2> row_of;    // [tokens, top_k]   row of each (token, slot), or no_row
   view<Index, 1> token_of;  // [row capacity]    token of each row, -1 for padding
 
   template <class Visit, class... Self>
@@ -59,12 +64,14 @@ namespace op {
 /// dispatch:  rows[row_of(t,k)] = x[t]                       padding rows stay untouched
 /// combine:   y[t] (+)= Σ_k rows[row_of(t,k)]                in slot order, summed in the accumulator
 /// dispatch_gates and combine_gates move one number per (token, slot) the same two ways.
-/// combine is the backward of dispatch, dispatch the backward of combine.
+/// combine is the backward of dispatch, dispatch the backward of combine. A slot without a row is skipped,
+/// its gate comes back as 0. Where the experts are given more rows than there is room for, plan raises; a GPU
+/// reports it, and what is combined of a row that was lost is not a number.
 template <precision P>
 struct permute {
   struct plan_args {
     static constexpr const char* name = "permute.plan";
-    view<const std::int32_t, 2> ids;  // [tokens, top_k]    expert of each slot
+    view<const std::int32_t, 2> ids;  // [tokens, top_k]    expert of each slot, -1 for none
     permutation plan;                 // written
     status check() const {
       const index_t capacity = plan.config.alignment > 0 ? plan.config.row_capacity() : 0;
@@ -72,6 +79,7 @@ struct permute {
           .equal("ids", "tokens", ids.extent(0), "plan", plan.config.tokens)
           .equal("ids", "columns", ids.extent(1), "plan as top_k", plan.config.top_k)
           .that(plan.config.alignment > 0, "the alignment must be positive")
+          .that(plan.config.room == 0 || !plan.config.masked, "the masked layout has room for all tokens")
           .that(capacity < (index_t{1} << 31), "more than 2^31 rows")
           .equal("offsets", "elements", plan.offsets.extent(0), "plan", plan.config.experts + 1)
           .equal("counts", "experts", plan.counts.extent(0), "plan", plan.config.experts)

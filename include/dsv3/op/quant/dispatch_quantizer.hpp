@@ -7,8 +7,10 @@
 
 namespace dsv3::inline DSV3_ABI::op {
 
-/// rows[row_of(t, k)] = quantised x[t], scales included: permute::dispatch after tile_quantizer::forward, bit
-/// for bit. Padding rows stay untouched. With power-of-two scales, what the report sends (section 3.3.3).
+/// forward:  rows[row_of(t, k)] = quantised x[t], scales included: permute::dispatch after
+///           tile_quantizer::forward, bit for bit. Padding rows stay untouched. With power-of-two scales,
+///           what the report sends (section 3.3.3).
+/// place:    the same for tokens that came in 8 bits: rows[row_of(t, k)] = x[t]
 template <precision P, class Element = fp8_e4m3>
 struct dispatch_quantizer {
   struct forward_args {
@@ -33,13 +35,44 @@ struct dispatch_quantizer {
     void outputs(auto&& visit) const { visit("values", rows.values), visit("scales", rows.scales); }
   };
 
+  struct place_args {
+    static constexpr const char* name = "dispatch_quantizer.place";
+    scaled_view<const Element, row_tile> x;  // [tokens, width]
+    permutation_view plan;
+    scaled_view<Element, row_tile> rows;  // [row capacity, width]    live rows written
+    status check() const {
+      const index_t tiles = ceil_div(x.extent(1), 128);
+      return requirements{name}
+          .equal("x", "tokens", x.extent(0), "plan", plan.config.tokens)
+          .equal("rows", "rows", rows.extent(0), "plan", plan.config.row_capacity())
+          .equal("rows", "columns", rows.extent(1), "x", x.extent(1))
+          .equal("scales of x", "rows", x.scales.extent(0), "x", x.extent(0))
+          .equal("scales of x", "columns", x.scales.extent(1), "the tiles", tiles)
+          .equal("scales", "rows", rows.scales.extent(0), "rows", rows.extent(0))
+          .equal("scales", "columns", rows.scales.extent(1), "the tiles", tiles)
+          .present("x", x.values)
+          .present("scales of x", x.scales)
+          .present("rows", rows.values)
+          .present("scales", rows.scales)
+          .verdict();
+    }
+    void outputs(auto&& visit) const { visit("values", rows.values), visit("scales", rows.scales); }
+  };
+
   template <execution_context Ctx>
   static void forward(Ctx&, const forward_args&);
+  template <execution_context Ctx>
+  static void place(Ctx&, const place_args&);
 };
 
 template <precision P, class Element>
 template <execution_context Ctx>
 void dispatch_quantizer<P, Element>::forward(Ctx& ctx, const forward_args& args) {
+  invoke<dispatch_quantizer>(ctx, args);
+}
+template <precision P, class Element>
+template <execution_context Ctx>
+void dispatch_quantizer<P, Element>::place(Ctx& ctx, const place_args& args) {
   invoke<dispatch_quantizer>(ctx, args);
 }
 
