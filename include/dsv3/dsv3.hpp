@@ -63,7 +63,7 @@
 #include <dsv3/tensor/paged.hpp>
 #include <dsv3/tensor/scaled.hpp>
 #include <dsv3/train/cluster_account.hpp>
+#include <dsv3/train/pipeline/execute.hpp>
 #include <dsv3/train/pipeline/methods.hpp>
-#include <dsv3/train/pipeline/simulate.hpp>
 #include <dsv3/train/schedule.hpp>
 #include <dsv3/train/step.hpp>
