@@ -31,10 +31,12 @@ class scaled_tensor {
 
   dsv3::scaled_view<const Element, Tile, Rank> get() const {
     const dsv3::view<const float, Rank> lying = scales_.get();
-    index_t extents[Rank], strides[Rank];
-    for (int axis = 0; axis < Rank; ++axis)
-      extents[axis] = lying.extent(axis), strides[axis] = lying.stride(axis);
-    return {codes_.get(), {lying.data(), extents, strides}};
+    dsv3::shape extents;
+    if constexpr (Rank == 2)
+      extents = {lying.extent(0), lying.extent(1)};
+    else
+      extents = {lying.extent(0), lying.extent(1), lying.extent(2)};
+    return {codes_.get(), dsv3::scaled_view<const Element, Tile, Rank>::scales_at(lying.data(), extents)};
   }
 
  private:

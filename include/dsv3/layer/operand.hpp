@@ -51,7 +51,8 @@ using operand_view = matrix_field<const product_input<P>, 2>;
 template <class Element, class Ctx>
 scaled_view<Element, row_tile> scratch_tiles(Ctx& ctx, index_t rows, index_t columns, index_t tiles) {
   return {ctx.scratch.template tensor<Element>(rows, columns),
-          view<float, 2, strided>{ctx.scratch.template take<float>(rows * tiles), rows, tiles}};
+          scaled_view<Element, row_tile>::scales_at(ctx.scratch.template take<float>(rows * tiles),
+                                                    {rows, tiles})};
 }
 template <class Element, class Ctx>
 scaled_view<Element, row_tile> scratch_tiles(Ctx& ctx, index_t rows, index_t columns) {

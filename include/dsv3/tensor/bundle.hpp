@@ -76,10 +76,9 @@ Field stored_at(std::byte* data, const shape& s) {
   if constexpr (requires { typename Field::scale; }) {
     if (s.rank() == 0) return {};
     using values = decltype(Field::values);
-    using scales = decltype(Field::scales);
     std::byte* after = data == nullptr ? nullptr : data + field_bytes(sizeof(element), s);
     return {values::of_shape(reinterpret_cast<element*>(data), s),
-            scales::of_shape(reinterpret_cast<typename Field::scale*>(after), Field::scale_shape(s))};
+            Field::scales_at(reinterpret_cast<typename Field::scale*>(after), Field::scale_shape(s))};
   } else {
     return Field::of_shape(reinterpret_cast<element*>(data), s);
   }

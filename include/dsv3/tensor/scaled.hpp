@@ -52,6 +52,14 @@ struct scaled_view {
     else
       return {rows, columns};
   }
+  /// Scales of these extents at `data` without gaps: those of rows' tiles lie tile by tile, so that
+  /// neighbouring rows have neighbouring scales, as products and transposing quantisers take them.
+  static view<scale, Rank, strided> scales_at(scale* data, const shape& s) {
+    if constexpr (Rank == 2 && Tile::rows == 1)
+      return {data, {s[0], s[1]}, {1, s[0]}};
+    else
+      return view<scale, Rank, strided>::of_shape(data, s);
+  }
 };
 
 /// What a bundle's matrix consists of: a number, or numbers in scaled tiles.
