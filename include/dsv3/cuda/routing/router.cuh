@@ -4,6 +4,7 @@
 
 #include <dsv3/cuda/host/launch.cuh>
 #include <dsv3/cuda/routing/exact_product.cuh>
+#include <dsv3/cuda/routing/held_choice.cuh>
 #include <dsv3/cuda/routing/leaders.cuh>
 #include <dsv3/cuda/routing/split_product.cuh>
 #include <dsv3/op/routing/router.hpp>
@@ -44,13 +45,6 @@ struct choice_room {
 inline unsigned warps_for(index_t bytes) {
   return static_cast<unsigned>(std::clamp<index_t>(48 * 1024 / std::max<index_t>(bytes, 1), 1, 8));
 }
-
-/// The logits as the product leaves them: in parts, to be added in order.
-template <class Acc>
-struct logit_parts {
-  const Acc* data;
-  index_t stride, part_stride, parts;
-};
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
@@ -178,7 +172,20 @@ struct implementation<op::router<P>, backend::cuda> {
 
   template <class Ctx>
   static void run(Ctx& ctx, const forward_args& args) {
-    const workspace work = scratch(ctx, ctx.scratch, args);
+    forward(ctx, args, scratch(ctx, ctx.scratch, args));
+  }
+  template <class Ctx>
+  static void run(Ctx& ctx, const backward_data_args& args) {
+    backward_data(ctx, args, scratch(ctx, ctx.scratch, args));
+  }
+  template <class Ctx>
+  static void run(Ctx& ctx, const backward_weights_args& args) {
+    backward_weights(ctx, args, scratch(ctx, ctx.scratch, args));
+  }
+
+ protected:
+  template <class Ctx>
+  static void forward(Ctx& ctx, const forward_args& args, const workspace& work) {
     const cuda::product_extents e = extents_of(args);
     const char* name = forward_args::name;
     const bool split = takes_planes(args.x);
@@ -193,27 +200,15 @@ struct implementation<op::router<P>, backend::cuda> {
       cuda::exact_product<acc>(name, ctx.stream, along_depth(args.x), along_depth(args.centroids), e, parts,
                                z);
 
-    const index_t room = cuda::detail::choice_room<acc>::bytes(args.config);
-    const unsigned warps = cuda::detail::warps_for(room);
-    cuda::launch(name, ctx.stream,
-                 {.grid = static_cast<unsigned>(ceil_div(args.x.extent(0), warps)),
-                  .block = 32 * warps,
-                  .shared_bytes = static_cast<std::size_t>(room) * warps},
-                 cuda::detail::choose_experts_kernel<acc, master<P>>, args.config,
-                 cuda::detail::logit_parts<acc>{z.data, z.stride, z.part_stride, parts}, args.bias.data(),
-                 args.scores, args.ids, args.gates,
-                 reinterpret_cast<unsigned long long*>(args.load.empty() ? nullptr : args.load.data()));
+    choose(ctx, args, z, parts);
   }
 
   template <class Ctx>
-  static void run(Ctx& ctx, const backward_data_args& args) {
-    const workspace work = scratch(ctx, ctx.scratch, args);
+  static void backward_data(Ctx& ctx, const backward_data_args& args, const workspace& work) {
     const char* name = backward_data_args::name;
     const cuda::product_extents e{args.dx.extent(0), args.dx.extent(1), args.config.experts};
     const cuda::product_result<activation<P>> dx{args.dx.data(), args.dx.stride(0), 0, args.into};
-    cuda::launch(name, ctx.stream, {.grid = static_cast<unsigned>(ceil_div(e.m, 8))},
-                 cuda::detail::backward_choice_kernel<acc>, args.config, args.dgates, args.scores, args.ids,
-                 args.dscores, args.dlogits);
+    backward_choice(ctx, args);
     if constexpr (has_planes)
       data_product::run(name, ctx.stream, cuda::split_planes<2>(name, ctx.stream, args.dlogits, work.planes),
                         cuda::split_planes<2>(name, ctx.stream, args.centroids, work.more_planes), e, 1, dx);
@@ -223,8 +218,7 @@ struct implementation<op::router<P>, backend::cuda> {
   }
 
   template <class Ctx>
-  static void run(Ctx& ctx, const backward_weights_args& args) {
-    const workspace work = scratch(ctx, ctx.scratch, args);
+  static void backward_weights(Ctx& ctx, const backward_weights_args& args, const workspace& work) {
     const char* name = backward_weights_args::name;
     const cuda::product_extents e = extents_of(args);
     const bool split = takes_planes(args.x);
@@ -247,7 +241,39 @@ struct implementation<op::router<P>, backend::cuda> {
     }
   }
 
- private:
+  /// Scores, ids, gates and loads from the logits.
+  template <class Ctx>
+  static void choose(Ctx& ctx, const forward_args& args, const cuda::product_result<acc>& z, index_t parts) {
+    using namespace cuda::detail;
+    const index_t tokens = args.x.extent(0);
+    const logit_parts<acc> logits{z.data, z.stride, z.part_stride, parts};
+    auto* load = reinterpret_cast<unsigned long long*>(args.load.empty() ? nullptr : args.load.data());
+    const auto start = [&](auto* kernel, unsigned warps, index_t room) {
+      cuda::launch(forward_args::name, ctx.stream,
+                   {.grid = static_cast<unsigned>(ceil_div(tokens, warps)),
+                    .block = 32 * warps,
+                    .shared_bytes = static_cast<std::size_t>(room) * warps},
+                   kernel, args.config, logits, args.bias.data(), args.scores, args.ids, args.gates, load);
+    };
+    if constexpr (std::is_same_v<acc, float>)
+      if (takes_held_choice(args.config)) {
+        const unsigned warps = tokens < 2048 ? 1 : 8;  // few tokens are spread over the processors
+        return args.config.experts <= 64 ? start(choose_held_experts_kernel<2, master<P>>, warps, 0)
+                                         : start(choose_held_experts_kernel<8, master<P>>, warps, 0);
+      }
+    const index_t room = choice_room<acc>::bytes(args.config);
+    start(choose_experts_kernel<acc, master<P>>, warps_for(room), room);
+  }
+
+  /// dz from the gates' gradients.
+  template <class Ctx>
+  static void backward_choice(Ctx& ctx, const backward_data_args& args) {
+    cuda::launch(backward_data_args::name, ctx.stream,
+                 {.grid = static_cast<unsigned>(ceil_div(args.dx.extent(0), 8))},
+                 cuda::detail::backward_choice_kernel<acc>, args.config, args.dgates, args.scores, args.ids,
+                 args.dscores, args.dlogits);
+  }
+
   // Whether the products run on the matrix units, in planes of bf16: that is no less exact than float, but
   // for an infinite activation, whose scores become NaN. Gradients take two planes of three: what they are
   // multiplied by, or rounded to, has 8 bits.
