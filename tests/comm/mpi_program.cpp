@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+// A rank of MPI's, run by mpi_test.sh: what every engine must do, and ranks that fail in the way the argument
+// names.
+#include <dsv3/comm/mpi.hpp>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "comm/communicator_cases.hpp"
+
+using dsv3::any_communicator;
+using dsv3::reduction;
+
+// How rank 1 disturbs the others, who go on reducing.
+static void disturb(const any_communicator& comm, const std::string& how) {
+  dsv3::cpu_context<> ctx;
+  std::vector<float> x(1000);
+  comm.all_reduce(ctx, cases::all_of(x), reduction::sum);
+  if (comm.rank() == 1) {
+    if (how == "killed") std::raise(SIGKILL);
+    if (how == "stopped") std::raise(SIGSTOP);
+    if (how == "raises") dsv3::raise("the third shard is missing");
+    if (how == "aborts") comm.engine()->abort("the disk is full");
+    if (how == "leaves") std::_Exit(0);
+    if (how == "differs") x.resize(5);
+    if (how == "sends") return comm.send(ctx, cases::read(x), 0);
+    if (how == "calls") return comm.barrier();
+  }
+  if (how == "sends" && comm.rank() == 0) {
+    x.resize(10);
+    return comm.receive(ctx, cases::all_of(x), 1);
+  }
+  for (;;) comm.all_reduce(ctx, cases::all_of(x), reduction::sum);
+}
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "cases";
+  // Pieces and blocks that the cases' larger arrays are made of many of.
+  dsv3::mpi_options options;
+  if (what == "cases") options = {.largest_message = 50000, .largest_block = 100000};
+  if (what != "cases" && what != "exchanges") options.limit = std::chrono::seconds(2);
+  const dsv3::mpi_ranks ranks{options};
+  const any_communicator& world = ranks.world();
+  const dsv3::status answer = dsv3::attempt([&] {
+    if (what == "cases")
+      cases::every_verb(world);
+    else if (what == "exchanges")
+      cases::random_exchanges(world, 1000, 5);
+    else
+      disturb(world, what);
+  });
+  if (!answer.good()) {
+    std::fprintf(stderr, "rank %d ends: %s\n", world.rank(), answer.message().c_str());
+    world.engine()->abort(answer.message());
+    std::_Exit(3);
+  }
+  if (world.rank() == 0) std::printf("%s: %d ranks agree\n", what.c_str(), world.size());
+}
