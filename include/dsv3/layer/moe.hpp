@@ -17,25 +17,31 @@ struct moe_config {
 
   fp8_recipe recipe = {};  // for precisions with narrow operands
 
+  index_t expert_ranks = 1, expert_rank = 0;  // how many ranks share the experts, and which this one is
+  expert_exchange_options exchange = {};      // between them
+
   index_t hidden() const { return router.hidden; }
   index_t experts() const { return router.experts; }
+  /// Those of this rank, and which is the first of them.
+  index_t own_experts() const { return experts() / expert_ranks; }
+  index_t first_expert() const { return expert_rank * own_experts(); }
   mlp_config shared() const { return {router.hidden, shared_experts * inner, recipe}; }
 };
 
-/// Weights of all experts lie in one tensor per projection; the checkpoint has one tensor per expert.
+/// Weights of a rank's experts lie in one tensor per projection; the checkpoint has one tensor per expert.
 template <class Matrix, class Vector = Matrix>
 struct moe_tensors {
   moe_config config;
   view<Vector, 2> centroids;          // [experts, hidden]
-  matrix_field<Matrix, 3> w_gate_up;  // [experts, 2 * inner, hidden]
-  matrix_field<Matrix, 3> w_down;     // [experts, hidden, inner]
+  matrix_field<Matrix, 3> w_gate_up;  // [own experts, 2 * inner, hidden]
+  matrix_field<Matrix, 3> w_down;     // [own experts, hidden, inner]
   mlp_tensors<Matrix> shared;         // inner width shared_experts * inner
 
   template <class Visit, class... Self>
   static void each_field(const moe_config& c, Visit&& visit, Self&... self) {
     visit("gate.weight", shape{c.experts(), c.hidden()}, self.centroids...);
-    visit("experts.gate_up_proj.weight", shape{c.experts(), 2 * c.inner, c.hidden()}, self.w_gate_up...);
-    visit("experts.down_proj.weight", shape{c.experts(), c.hidden(), c.inner}, self.w_down...);
+    visit("experts.gate_up_proj.weight", shape{c.own_experts(), 2 * c.inner, c.hidden()}, self.w_gate_up...);
+    visit("experts.down_proj.weight", shape{c.own_experts(), c.hidden(), c.inner}, self.w_down...);
     if (c.shared_experts > 0) each_part("shared_experts.", c.shared(), visit, self.shared...);
   }
 
@@ -59,7 +65,12 @@ struct moe_activation_config {
   index_t sequences = 0;
   keep kept = keep::everything;
 
-  mlp_activation_config shared() const { return {layer.shared(), plan.tokens, kept}; }
+  /// Of this rank; the plan is for those of all ranks.
+  index_t tokens() const { return plan.tokens / layer.expert_ranks; }
+  permutation_config ranks() const {
+    return rank_plan::config_of(tokens(), layer.router.top_k, layer.expert_ranks);
+  }
+  mlp_activation_config shared() const { return {layer.shared(), tokens(), kept}; }
   narrow_rows_config gate_up() const {
     if (kept == keep::inputs) return {};
     return {plan.row_capacity(), 2 * layer.inner, layer.recipe.swiglu_input};
@@ -73,6 +84,7 @@ struct moe_saved {
   view<std::int32_t, 2> ids;         // [tokens, top_k]
   view<accumulator<P>, 2> gates;     // [tokens, top_k]
   view<accumulator<P>, 2> fraction;  // [sequences, experts]
+  rank_plan ranks;                   // where experts are shared
   permutation plan;
   view<accumulator<P>, 1> row_gates;  // [row capacity]
   operand_rows<P> x_rows;             // [row capacity, hidden]      kept by keep::everything only
@@ -84,11 +96,13 @@ struct moe_saved {
   template <class Visit, class... Self>
   static void each_field(const moe_activation_config& c, Visit&& visit, Self&... self) {
     const bool any = c.kept != keep::inputs, all = c.kept == keep::everything;
-    const index_t tokens = c.plan.tokens, rows = c.plan.row_capacity(), experts = c.layer.experts();
+    const index_t tokens = c.tokens(), rows = c.plan.row_capacity(), experts = c.layer.experts();
+    const index_t top_k = c.layer.router.top_k;
     visit("scores", shape_if(any, {tokens, experts}), self.scores...);
-    visit("ids", shape_if(any, {tokens, c.plan.top_k}), self.ids...);
-    visit("gates", shape_if(any, {tokens, c.plan.top_k}), self.gates...);
+    visit("ids", shape_if(any, {tokens, top_k}), self.ids...);
+    visit("gates", shape_if(any, {tokens, top_k}), self.gates...);
     visit("fraction", shape_if(any, {c.sequences, experts}), self.fraction...);
+    if (any) each_part("ranks.", c.ranks(), visit, self.ranks...);
     if (any) each_part("plan.", c.plan, visit, self.plan...);
     visit("row_gates", shape_if(any, {rows}), self.row_gates...);
     visit("x_rows", shape_if(all, {rows, c.layer.hidden()}), self.x_rows...);
@@ -109,7 +123,7 @@ struct moe_deltas {
   template <class Visit, class... Self>
   static void each_field(const moe_activation_config& c, Visit&& visit, Self&... self) {
     const index_t rows = c.plan.row_capacity();
-    visit("dlogits", shape{c.plan.tokens, c.layer.experts()}, self.dlogits...);
+    visit("dlogits", shape{c.tokens(), c.layer.experts()}, self.dlogits...);
     visit("dy_rows", shape{rows, c.layer.hidden()}, self.dy_rows...);
     visit("d_gate_up", shape{rows, 2 * c.layer.inner}, self.d_gate_up...);
     if (c.layer.shared_experts > 0) each_part("shared.", c.shared(), visit, self.shared...);
@@ -126,8 +140,11 @@ struct balance_options {
 template <precision P, layout_policy L = default_layout>
 struct moe {
   moe_config config;
+  any_communicator among = {};  // the ranks that share the experts
 
-  expert_dispatch<P, L> exchange() const { return {config.experts(), config.router.top_k}; }
+  expert_dispatch<P, L> exchange() const {
+    return {config.experts(), config.router.top_k, config.expert_ranks, config.exchange, among};
+  }
 
   struct forward_args {
     view<const activation<P>, 2> x;  // [tokens, hidden]
@@ -191,21 +208,24 @@ struct moe {
                                              .coefficient = args.balance.coefficient,
                                              .fraction = s.fraction,
                                              .loss = args.balance_loss});  // 2
-    exchange().plan(ctx, s.ids, s.plan);                                   // 3
-    dispatch(ctx, args.x, s.plan, s.x_rows);                               // 4
-    exchange().dispatch_gates(ctx, s.gates, s.plan, s.row_gates);          // 5
+    const expert_dispatch<P, L> experts = exchange();
+    experts.plan(ctx, s.ids, s.gates, s.ranks, s.plan, s.row_gates);  // 3
+    {
+      const scratch_frame under_way{ctx.scratch};
+      const auto sent = experts.send(ctx, args.x, s.ranks, config.recipe);  // 4
+      if (has_shared()) {
+        mlp_saved<P> shared = s.shared;
+        shared_expert().forward(ctx, {.x = args.x, .weights = w.shared, .y = args.y, .saved = &shared});  // 5
+      }
+      experts.place(ctx, sent, s.plan, s.x_rows, config.recipe);  // 4
+    }
     const auto gate_up = s.gate_up.buffer(ctx);
     product().forward(ctx, s.x_rows, w.w_gate_up, groups(s), gate_up);  // 6
     if (args.saved != nullptr) s.gate_up.keep(ctx, gate_up, config.recipe.scales, groups(s));
     const auto y_rows = ctx.scratch.template tensor<activation<P>>(s.x_rows.extent(0), config.hidden());
     product().forward(ctx, gated(ctx, s, gate_up, s.a), w.w_down, groups(s), y_rows);  // 7, 8
-    if (has_shared()) {
-      mlp_saved<P> shared = s.shared;
-      shared_expert().forward(ctx, {.x = args.x, .weights = w.shared, .y = args.y, .saved = &shared});  // 9
-      exchange().combine(ctx, y_rows, s.plan, args.y, args.y);                                          // 10
-    } else {
-      exchange().combine(ctx, y_rows, s.plan, {}, args.y);
-    }
+    experts.combine(ctx, y_rows, s.ranks, s.plan, has_shared() ? args.y : view<activation<P>, 2>{},
+                    args.y);  // 9
   }
 
   template <execution_context Ctx>
@@ -215,33 +235,32 @@ struct moe {
     const moe_saved<P>& s = args.saved;
     moe_deltas<P>& d = args.deltas;
     const index_t tokens = args.dy.extent(0), rows = s.config.plan.row_capacity();
+    const expert_dispatch<P, L> experts = exchange();
     const auto dgates = ctx.scratch.template tensor<accumulator<P>>(tokens, config.router.top_k);
     {
       const scratch_frame inner{ctx.scratch};
       const auto da = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
       const auto d_row_gates = ctx.scratch.template tensor<accumulator<P>>(rows);
-      exchange().dispatch(ctx, args.dy, s.plan, d.dy_rows);               // 10'
-      product().exchanged_data(ctx, d.dy_rows, w.w_down, groups(s), da);  // 8'
+      experts.dispatch_gradient(ctx, args.dy, s.ranks, s.plan, d.dy_rows, config.recipe);  // 9'
+      product().exchanged_data(ctx, d.dy_rows, w.w_down, groups(s), da);                   // 8'
       op::swiglu<P>::backward(ctx, {.dy = da,
                                     .gate_up = s.gate_up.load(ctx, groups(s)),
                                     .d_gate_up = d.d_gate_up,
                                     .row_gates = s.row_gates,
                                     .d_row_gates = d_row_gates,
-                                    .token_of = s.plan.token_of});  // 7'
-      exchange().combine_gates(ctx, d_row_gates, s.plan, dgates);   // 5'
+                                    .token_of = s.plan.token_of});              // 7'
+      experts.combine_gates(ctx, d_row_gates, s.ids, s.ranks, s.plan, dgates);  // 3'
     }
     if (has_shared())
       shared_expert().backward_data(
           ctx,
-          {.dy = args.dy, .weights = w.shared, .saved = s.shared, .dx = args.dx, .deltas = d.shared});  // 9'
+          {.dy = args.dy, .weights = w.shared, .saved = s.shared, .dx = args.dx, .deltas = d.shared});  // 5'
     {
       const scratch_frame inner{ctx.scratch};
       const auto dx_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
       product().backward_data(ctx, d.d_gate_up, w.w_gate_up, groups(s), dx_rows);  // 6'
-      if (has_shared())
-        exchange().combine(ctx, dx_rows, s.plan, args.dx, args.dx);  // 4'
-      else
-        exchange().combine(ctx, dx_rows, s.plan, {}, args.dx);
+      experts.combine(ctx, dx_rows, s.ranks, s.plan, has_shared() ? args.dx : view<activation<P>, 2>{},
+                      args.dx);  // 4'
     }
     view<accumulator<P>, 2> dscores;
     if (args.balance.coefficient != 0) {
@@ -278,7 +297,7 @@ struct moe {
                                              .saved = s.shared,
                                              .deltas = d.shared,
                                              .gradients = g.shared,
-                                             .into = args.into});  // 9'
+                                             .into = args.into});  // 5'
     op::router<P>::backward_weights(
         ctx, {.dlogits = d.dlogits, .x = args.x, .dcentroids = g.centroids, .into = args.into});  // 1'
   }
@@ -313,15 +332,6 @@ struct moe {
     return {s.plan.offsets, s.plan.counts, c.masked ? c.tokens : c.alignment};
   }
 
-  // Tokens to the experts' rows, as the products read them.
-  template <class Ctx>
-  void dispatch(Ctx& ctx, view<const activation<P>, 2> x, const permutation_view& plan,
-                const operand_rows<P>& rows) const {
-    if constexpr (tilewise<P>)
-      exchange().dispatch_scaled(ctx, x, plan, rows, config.recipe);
-    else
-      exchange().dispatch(ctx, x, plan, rows);
-  }
   template <class Ctx>
   operand_view<P> gated(Ctx& ctx, const moe_saved<P>& s, view<const activation<P>, 2> gate_up,
                         view<activation<P>, 2> a = {}) const {
@@ -346,7 +356,8 @@ struct moe {
       x_rows = scratch_tiles<fp8_e4m3>(ctx, rows, config.hidden());
     else
       x_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
-    dispatch(ctx, x, s.plan, x_rows);
+    const scratch_frame under_way{ctx.scratch};
+    exchange().place(ctx, exchange().send(ctx, x, s.ranks, config.recipe), s.plan, x_rows, config.recipe);
     return x_rows;
   }
 
