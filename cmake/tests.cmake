@@ -41,6 +41,15 @@ foreach(source IN LISTS test_sources)
   add_dependencies(tests.${folder} ${name})
 endforeach()
 
+# What mpi_test.sh starts several of.
+if(MPI_CXX_FOUND)
+  add_executable(comm.mpi_program tests/comm/mpi_program.cpp)
+  set_target_properties(comm.mpi_program PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  target_link_libraries(comm.mpi_program PRIVATE dsv3_test_options dsv3::mpi)
+  add_dependencies(tests.comm comm.mpi_program)
+  set(mpi_launcher ${MPIEXEC_EXECUTABLE})
+endif()
+
 # What the scripts need to compile our headers as the targets do.
 set(script_flags -std=c++20 -I${PROJECT_SOURCE_DIR}/include)
 foreach(part IN LISTS cpu_libraries)
@@ -55,6 +64,9 @@ get_target_property(folders nlohmann_json::nlohmann_json INTERFACE_INCLUDE_DIREC
 list(FILTER folders EXCLUDE REGEX "^/usr/include$")  # naming it would put it before the compiler's own
 list(TRANSFORM folders PREPEND -I)
 list(APPEND script_flags ${folders})
+foreach(folder IN LISTS MPI_CXX_INCLUDE_DIRS)
+  list(APPEND script_flags -isystem${folder})
+endforeach()
 list(JOIN script_flags " " script_flags)
 set(openmp_flag "")
 if(TARGET OpenMP::OpenMP_CXX)
@@ -65,7 +77,7 @@ if(CMAKE_CUDA_ARCHITECTURES)
   set(cuda_architecture ${CMAKE_CUDA_ARCHITECTURES})
 endif()
 set(script_environment ${test_environment} DSV3_SOURCE=${PROJECT_SOURCE_DIR} DSV3_BUILD=${PROJECT_BINARY_DIR}
-  CMAKE=${CMAKE_COMMAND} CXX=${CMAKE_CXX_COMPILER} NVCC=${nvcc} DSV3_CUDA_ARCHITECTURE=${cuda_architecture}
+  CMAKE=${CMAKE_COMMAND} CXX=${CMAKE_CXX_COMPILER} NVCC=${nvcc} MPIEXEC=${mpi_launcher} DSV3_CUDA_ARCHITECTURE=${cuda_architecture}
   "DSV3_FLAGS=${script_flags}" DSV3_OPENMP_FLAG=${openmp_flag})
 
 file(GLOB_RECURSE test_scripts CONFIGURE_DEPENDS tests/*_test.sh)
@@ -84,6 +96,8 @@ foreach(script IN LISTS test_scripts)
     LABELS "${labels}" TIMEOUT 1200 SKIP_RETURN_CODE 77 ENVIRONMENT "${script_environment}")
   if(name MATCHES "budget")  # they read the clock
     set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+  elseif(name MATCHES "mpi")  # processes that wait do so by asking again
+    set_tests_properties(${name} PROPERTIES PROCESSORS 2)
   elseif(name MATCHES "headers|cuda_wing")  # they use all cores themselves
     set_tests_properties(${name} PROPERTIES PROCESSORS 2 COST 1000)
   endif()

@@ -16,7 +16,8 @@ if [ "${1:-}" = --preset ]; then
 fi
 
 need_packages g++:g++ cmake:cmake make:make doctest/doctest.h:doctest-dev \
-  nlohmann/json.hpp:nlohmann-json3-dev pcre2.h:libpcre2-dev CLI/CLI.hpp:libcli11-dev benchmark/benchmark.h:libbenchmark-dev cblas.h:libopenblas-openmp-dev
+  nlohmann/json.hpp:nlohmann-json3-dev pcre2.h:libpcre2-dev CLI/CLI.hpp:libcli11-dev benchmark/benchmark.h:libbenchmark-dev cblas.h:libopenblas-openmp-dev \
+  mpicxx:libopenmpi-dev mpirun:openmpi-bin
 
 # Ninja where there is one, unless the folder was made with something else.
 if [ -z "${CMAKE_GENERATOR:-}" ] && [ ! -e "build/$preset/CMakeCache.txt" ] && command -v ninja > /dev/null; then

@@ -32,7 +32,7 @@ ask() {
   mkdir -p "$scratch/ask"
   printf '%s\n' 'cmake_minimum_required(VERSION 3.25)' 'project(ask LANGUAGES CXX)' \
     "find_package(dsv3 CONFIG REQUIRED $1)" 'file(WRITE ${CMAKE_BINARY_DIR}/unit.cpp "int main() {}")' \
-    'foreach(target IN ITEMS dsv3 cpu cuda io text)' '  if(TARGET dsv3::${target})' \
+    'foreach(target IN ITEMS dsv3 cpu cuda io text mpi nccl)' '  if(TARGET dsv3::${target})' \
     '    message(STATUS "has dsv3::${target}")' '  endif()' 'endforeach()' > "$scratch/ask/CMakeLists.txt"
   rm -rf "$scratch/asked"
   "$CMAKE" -S "$scratch/ask" -B "$scratch/asked" -DCMAKE_PREFIX_PATH="$scratch/prefix" > "$scratch/log" 2>&1
@@ -45,5 +45,8 @@ if [ -n "$NVCC" ]; then
 fi
 ask "COMPONENTS io" "-- has dsv3::dsv3 -- has dsv3::io -- Configuring done"
 ask "COMPONENTS text" "-- has dsv3::dsv3 -- has dsv3::io -- has dsv3::text -- Configuring done"
-ask "COMPONENTS sound" "dsv3 has no component 'sound'; it has cpu, cuda, io and text"
+if [ -n "${MPIEXEC-}" ]; then
+  ask "COMPONENTS mpi" "-- has dsv3::dsv3 -- has dsv3::mpi -- Configuring done"
+fi
+ask "COMPONENTS sound" "dsv3 has no component 'sound'; it has cpu, cuda, io, mpi, nccl and text"
 finish

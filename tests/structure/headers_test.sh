@@ -12,7 +12,7 @@ available() {
     dsv3/text.hpp | dsv3/text/*) needed=pcre2.h ;;
     *) return 0 ;;
   esac
-  printf '#define PCRE2_CODE_UNIT_WIDTH 8\n#include <%s>\n' "$needed" | $CXX -E -x c++ - > /dev/null 2>&1
+  printf '#define PCRE2_CODE_UNIT_WIDTH 8\n#include <%s>\n' "$needed" | $CXX $DSV3_FLAGS -E -x c++ - > /dev/null 2>&1
 }
 
 compile() {
@@ -61,6 +61,13 @@ cat > "$scratch/every.cpp" <<END
 #endif
 #if __has_include(<nlohmann/json.hpp>)
 #include <nlohmann/json.hpp>
+#endif
+#if __has_include(<mpi.h>)
+#define OMPI_SKIP_MPICXX 1
+#include <mpi.h>
+#endif
+#if __has_include(<nccl.h>)
+#include <nccl.h>
 #endif
 #include "hostile_macros.hpp"
 #include "every.hpp"

@@ -235,10 +235,15 @@ class mpi_rank final : public comm_engine {
   struct header {
     char verb[16] = {};
     std::uint64_t bytes = 0, count = 0;  // of each rank's part; of collectives so far
-    std::int64_t detail = 0;             // element and reduction, or the root
+    std::int64_t detail = 0;             // code() of a reduction, or the root
 
     std::string words() const {
-      return std::string(verb) + " of " + std::to_string(bytes) + " bytes (" + std::to_string(detail) + ")";
+      const std::string call = std::string(verb) + " of " + std::to_string(bytes) + " bytes";
+      if (std::strncmp(verb, "broadcast", sizeof verb) == 0)
+        return call + " from rank " + std::to_string(detail);
+      if (detail == 0) return call;
+      return call + ", " + name_of(static_cast<reduction>((detail - 1) % 4)) + " of " +
+             name_of(static_cast<reduced_element>((detail - 1) / 4));
     }
     friend bool operator==(const header& a, const header& b) { return std::memcmp(&a, &b, sizeof a) == 0; }
   };
@@ -246,7 +251,7 @@ class mpi_rank final : public comm_engine {
   int world(int rank) const { return members_[static_cast<std::size_t>(rank)]; }
   int tag(kind of) const { return group_ * 4 + static_cast<int>(of); }
   static std::int64_t code(reduced_element element, reduction how) {
-    return static_cast<int>(element) * 4 + static_cast<int>(how);
+    return 1 + static_cast<int>(element) * 4 + static_cast<int>(how);
   }
   static std::size_t part_bytes(int rank, std::size_t bytes) {
     return static_cast<std::size_t>(rank) * bytes;
