@@ -36,10 +36,9 @@ class tile_walk {
     const int lane = static_cast<int>(threadIdx.x) % 32, number = static_cast<int>(all_.groups.groups());
     for (; base_ < number; base_ += 32) {
       const int count = base_ + lane < number ? all_.groups.counts.data()[base_ + lane] : 0;
-      const int own = (By == grouped_by::rows ? row_tiles(count)
-                       : makes(count)         ? row_tiles(m())
-                                              : 0) *
-                      pairs();
+      // Groups of no terms have something to store only where it is written.
+      const bool stores = count > 0 || (all_.into == store::write && base_ + lane < number);
+      const int own = (By == grouped_by::rows ? row_tiles(count) : stores ? row_tiles(m()) : 0) * pairs();
       int upto = own;
 #pragma unroll
       for (int step = 1; step < 32; step *= 2) {
@@ -61,9 +60,6 @@ class tile_walk {
 
  private:
   static constexpr int band = 2048 / Rows;
-
-  // Whether a group of so many terms has anything to store.
-  __device__ bool makes(int terms) const { return terms > 0 || all_.into == store::write; }
 
   __device__ static int row_tiles(int rows) { return (rows + Rows - 1) / Rows; }
 
