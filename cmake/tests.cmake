@@ -105,7 +105,7 @@ endforeach()
 
 # The scripts under tests/programs drive the programs.
 if(TARGET tests.programs AND DSV3_EXAMPLES)
-  foreach(program train forward plan plot tokenize generate convert)
+  foreach(program train forward plan plot schedule tokenize generate convert)
     add_dependencies(tests.programs dsv3-${program})
   endforeach()
 endif()
