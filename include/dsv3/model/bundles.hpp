@@ -28,10 +28,12 @@ struct model_tensors {
   static void each_field(const model_config& c, Visit&& visit, Self&... self) {
     (resize_parts(self.blocks, c.layers), ...);
     (resize_parts(self.mtp, c.mtp_depth), ...);
-    visit("model.embed_tokens.weight", shape{c.vocab, c.hidden}, self.embedding...);
+    if (c.holds_embedding()) visit("model.embed_tokens.weight", shape{c.vocab, c.hidden}, self.embedding...);
     for (index_t l = 0; l < c.layers; ++l)
-      each_part("model.layers." + std::to_string(l) + ".", c.block(l), visit,
-                self.blocks[static_cast<std::size_t>(l)]...);
+      if (c.holds_block(l))
+        each_part("model.layers." + std::to_string(l) + ".", c.block(l), visit,
+                  self.blocks[static_cast<std::size_t>(l)]...);
+    if (!c.holds_output()) return;
     visit("model.norm.weight", shape{c.hidden}, self.g_final...);
     visit("lm_head.weight", shape{c.vocab, c.hidden}, self.head...);
     for (index_t k = 0; k < c.mtp_depth; ++k)
@@ -95,7 +97,10 @@ struct model_activation_config {
   keep kept = keep::everything;
   std::vector<permutation_config> plans =
       {};  // of each block and MTP module; deepseek_v3::activation_config fills it
+  model_stage stage = model.whole();
 
+  bool begins() const { return model.begins(stage); }
+  bool ends() const { return model.ends(stage); }
   index_t tokens() const { return rows * length; }
   index_t depths() const { return 1 + model.mtp_depth; }
   block_activation_config block(index_t layer) const {
@@ -104,39 +109,75 @@ struct model_activation_config {
   head_activation_config head() const { return {tokens(), model.vocab, kept}; }
 };
 
-/// What the model's forward leaves for its backward.
+/// What the forward of a stage, or of the whole network, leaves for its backward.
 template <precision P>
 struct model_saved {
   model_activation_config config;
   view<std::int32_t, 2> ids;      // [depths, tokens]             what each depth reads
   view<std::int32_t, 2> targets;  // [depths, tokens]             what each depth predicts
   view<activation<P>, 3>
-      hidden;  // [layers + 1, tokens, hidden] input of each block; last: output of the last block
-  view<accumulator<P>, 1> rstd;   // [tokens]                     of the final norm
-  view<activation<P>, 2> normed;  // [tokens, hidden]             after the final norm
-  std::vector<block_saved<P>> blocks;
+      hidden;  // [blocks + 1, tokens, hidden] input of each block; last: output of the last block
+  view<accumulator<P>, 1> rstd;        // [tokens]                     of the final norm
+  view<activation<P>, 2> normed;       // [tokens, hidden]             after the final norm
+  std::vector<block_saved<P>> blocks;  // by their number in the network
   std::vector<mtp_saved<P>> mtp;
   std::vector<head_saved<P>> heads;  // of the main model, then of each MTP depth
 
+  /// Where a stage that does not begin the network reads, and where one that does not end it writes.
+  view<activation<P>, 2> input() const { return hidden[0]; }
+  view<activation<P>, 2> output() const { return hidden[config.stage.blocks()]; }
+
   template <class Visit, class... Self>
   static void each_field(const model_activation_config& c, Visit&& visit, Self&... self) {
+    const bool begins = c.begins(), ends = c.ends();
     (resize_parts(self.blocks, c.model.layers), ...);
     (resize_parts(self.mtp, c.model.mtp_depth), ...);
     (resize_parts(self.heads, c.depths()), ...);
-    visit("ids", shape{c.depths(), c.tokens()}, self.ids...);
-    visit("targets", shape{c.depths(), c.tokens()}, self.targets...);
-    visit("hidden", shape{c.model.layers + 1, c.tokens(), c.model.hidden}, self.hidden...);
-    visit("rstd", shape{c.tokens()}, self.rstd...);
-    visit("normed", shape{c.tokens(), c.model.hidden}, self.normed...);
-    for (index_t l = 0; l < c.model.layers; ++l)
+    if (begins || ends) visit("ids", shape{c.depths(), c.tokens()}, self.ids...);
+    if (ends) visit("targets", shape{c.depths(), c.tokens()}, self.targets...);
+    visit("hidden", shape{c.stage.blocks() + 1, c.tokens(), c.model.hidden}, self.hidden...);
+    if (ends) {
+      visit("rstd", shape{c.tokens()}, self.rstd...);
+      visit("normed", shape{c.tokens(), c.model.hidden}, self.normed...);
+    }
+    for (index_t l = c.stage.first; l < c.stage.last; ++l)
       each_part("blocks." + std::to_string(l) + ".", c.block(l), visit,
                 self.blocks[static_cast<std::size_t>(l)]...);
+    if (!ends) return;
     for (index_t k = 0; k < c.model.mtp_depth; ++k)
       each_part("mtp." + std::to_string(k) + ".", c.block(c.model.layers + k), visit,
                 self.mtp[static_cast<std::size_t>(k)]...);
     for (index_t k = 0; k < c.depths(); ++k)
       each_part("heads." + std::to_string(k) + ".", c.head(), visit,
                 self.heads[static_cast<std::size_t>(k)]...);
+  }
+};
+
+/// What the data half of a stage's backward leaves for its weight half.
+template <precision P>
+struct model_deltas {
+  model_activation_config config;
+  view<activation<P>, 3> dh;        // [blocks, tokens, hidden]      gradient of each block's output
+  view<activation<P>, 3> d_normed;  // [mtp_depth, tokens, hidden]   of what the head reads of each MTP module
+  std::vector<block_deltas<P>> blocks;
+  std::vector<mtp_deltas<P>> mtp;
+
+  /// Where a stage that does not end the network reads.
+  view<activation<P>, 2> output() const { return dh[config.stage.blocks() - 1]; }
+
+  template <class Visit, class... Self>
+  static void each_field(const model_activation_config& c, Visit&& visit, Self&... self) {
+    (resize_parts(self.blocks, c.model.layers), ...);
+    (resize_parts(self.mtp, c.model.mtp_depth), ...);
+    visit("dh", shape{c.stage.blocks(), c.tokens(), c.model.hidden}, self.dh...);
+    for (index_t l = c.stage.first; l < c.stage.last; ++l)
+      each_part("blocks." + std::to_string(l) + ".", c.block(l), visit,
+                self.blocks[static_cast<std::size_t>(l)]...);
+    if (!c.ends() || c.model.mtp_depth == 0) return;
+    visit("d_normed", shape{c.model.mtp_depth, c.tokens(), c.model.hidden}, self.d_normed...);
+    for (index_t k = 0; k < c.model.mtp_depth; ++k)
+      each_part("mtp." + std::to_string(k) + ".", c.block(c.model.layers + k), visit,
+                self.mtp[static_cast<std::size_t>(k)]...);
   }
 };
 

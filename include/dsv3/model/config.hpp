@@ -4,7 +4,9 @@
 
 #include <dsv3/layer/mtp_module.hpp>
 
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -14,6 +16,16 @@ enum class mtp_input { post_final_norm, pre_final_norm };
 
 /// How the router scores. softmax (DeepSeek-V2, no bias) can be planned, not run.
 enum class router_scoring { sigmoid, softmax };
+
+/// A stretch of the network, what one rank of a pipeline computes at a time: blocks [first, last) of the main
+/// model; with the embedding where it begins with the first block, with final norm, head and MTP modules
+/// where it ends with the last.
+struct model_stage {
+  index_t first = 0, last = 0;
+
+  index_t blocks() const { return last - first; }
+  friend bool operator==(const model_stage&, const model_stage&) = default;
+};
 
 struct model_config {
   index_t vocab = 0, hidden = 0;
@@ -32,8 +44,24 @@ struct model_config {
   index_t max_positions = 0;  // context length the model is for, tokens
   mtp_input mtp_reads = mtp_input::post_final_norm;
   std::int32_t bos_id = 0, eos_id = 1;
-  double init_deviation = 0.006;  // of every learnable matrix (report, section 4.2)
-  fp8_recipe recipe = {};         // of precisions with narrow operands; no part of a checkpoint
+  double init_deviation = 0.006;       // of every learnable matrix (report, section 4.2)
+  fp8_recipe recipe = {};              // of precisions with narrow operands; no part of a checkpoint
+  std::vector<model_stage> held = {};  // what of the network lies here; empty: all of it
+
+  /// The network as one stage.
+  model_stage whole() const { return {0, layers}; }
+  bool begins(const model_stage& stage) const { return stage.first == 0; }
+  bool ends(const model_stage& stage) const { return stage.last == layers; }
+  bool holds_block(index_t layer) const {
+    return holds([&](const model_stage& s) { return s.first <= layer && layer < s.last; });
+  }
+  bool holds_output() const {
+    return holds([&](const model_stage& s) { return ends(s); });
+  }
+  /// MTP modules read the embedding too.
+  bool holds_embedding() const {
+    return holds([&](const model_stage& s) { return begins(s) || (mtp_depth > 0 && ends(s)); });
+  }
 
   index_t moe_layers() const { return layers - dense_layers; }
   /// Routers of the whole network: those of the main model's MoE layers, then one per MTP module.
@@ -96,6 +124,12 @@ struct model_config {
   /// About 3 billion parameters without MTP, wide enough for a GPU's matrix units: what trainers are compared
   /// with.
   static model_config bench_3b();
+
+ private:
+  template <class Test>
+  bool holds(Test&& test) const {
+    return held.empty() || std::any_of(held.begin(), held.end(), test);
+  }
 };
 
 inline status model_config::check() const {
@@ -128,6 +162,10 @@ inline status model_config::check() const {
             "rope_scaling needs a factor of at least 1 and a positive "
             "original_max_position_embeddings")
       .that(max_positions > 0, "max_position_embeddings must be positive");
+  for (const model_stage& stage : held)
+    need.that(0 <= stage.first && stage.first < stage.last && stage.last <= layers,
+              "a stage must have at least one block, and none that the network lacks",
+              {{"first", stage.first}, {"last", stage.last}, {"num_hidden_layers", layers}});
   if (status bad = need.verdict(); !bad) return bad;
   return experts > 0 ? moe().router.check() : status{};
 }

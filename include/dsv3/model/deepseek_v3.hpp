@@ -21,6 +21,10 @@ struct token_batch {
   std::vector<index_t> target_counts;  // [1 + mtp_depth]                labels that are not -1, by depth
 };
 
+/// Forward and backward go through one stage of the network, which `saved` is made for: the whole network,
+/// unless activation_config was told otherwise. A stage that does not begin with the embedding reads
+/// saved.input(), one that does not end with the head leaves saved.output(); so does backward with the
+/// gradients of these.
 template <precision P, layout_policy L = default_layout>
 struct deepseek_v3 {
   model_config config;
@@ -32,7 +36,8 @@ struct deepseek_v3 {
     view<const master<P>, 2> bias;  // [routers, experts]
     rope_table<const accumulator<P>> rope;
     balance_options balance = {};
-    view<double, 1> losses;               // [depths + 1]         cross entropy by depth, balance; written
+    view<double, 1> losses;               // [depths + 1]         cross entropy by depth, balance; written by
+                                          //                      the first stage, added to by the others
     view<std::int64_t, 2> load = {};      // [routers, experts]   added to when not empty
     view<accumulator<P>, 2> logits = {};  // [tokens, vocab]      of the main model; written when not empty
     std::vector<view<accumulator<P>, 2>> mtp_logits = {};  // [mtp_depth]     likewise
@@ -47,7 +52,38 @@ struct deepseek_v3 {
     double loss_scale = 1;  // of everything
     double mtp_weight = 0;  // lambda: the mean of the MTP losses counts this much
     const model_saved<P>& saved;
-    model_gradients<P>& gradients;  // added to, or written
+    model_gradients<P>& gradients;         // added to, or written
+    store into = store::add;               // the embedding's is added to where the network is cut
+    view<activation<P>, 2> dx = {};        // [tokens, hidden]    of saved.input(); written
+    view<const activation<P>, 2> dy = {};  // [tokens, hidden]    of saved.output()
+  };
+  /// The half that the stage before waits for. Of the gradients it makes those of embedding, final norm and
+  /// head, whose logits' gradient exists a chunk at a time.
+  struct backward_data_args {
+    const token_batch& batch;
+    const model_weights<P>& weights;
+    view<const master<P>, 2> bias;
+    rope_table<const accumulator<P>> rope;
+    balance_options balance = {};
+    double loss_scale = 1;
+    double mtp_weight = 0;
+    const model_saved<P>& saved;
+    model_gradients<P>& gradients;
+    store into = store::add;         // as backward's
+    view<activation<P>, 2> dx = {};  // as backward's
+    model_deltas<P>& deltas;         // written, but for output(): it is read where a stage follows
+  };
+  /// The half that nobody waits for: blocks and MTP modules.
+  struct backward_weights_args {
+    const token_batch& batch;
+    const model_weights<P>& weights;
+    view<const master<P>, 2> bias;
+    rope_table<const accumulator<P>> rope;
+    balance_options balance = {};
+    double loss_scale = 1;
+    const model_saved<P>& saved;
+    const model_deltas<P>& deltas;
+    model_gradients<P>& gradients;
     store into = store::add;
   };
 
@@ -82,7 +118,11 @@ struct deepseek_v3 {
 
   model_activation_config activation_config(index_t rows, index_t length, index_t sequences,
                                             keep kept) const {
-    model_activation_config c{config, rows, length, sequences, kept, {}};
+    return activation_config(rows, length, sequences, kept, config.whole());
+  }
+  model_activation_config activation_config(index_t rows, index_t length, index_t sequences, keep kept,
+                                            const model_stage& stage) const {
+    model_activation_config c{config, rows, length, sequences, kept, {}, stage};
     for (index_t l = 0; l < config.layers + config.mtp_depth; ++l)
       c.plans.push_back(block_of(l).activation_config(rows * length, sequences, kept).plan);
     return c;
@@ -93,23 +133,24 @@ struct deepseek_v3 {
     model_saved<P>& s = args.saved;
     const model_weights<P>& w = args.weights;
     const index_t depths = s.config.depths();
-    op::fill<double>::constant(ctx, {.y = args.losses, .value = 0});
     const auto balance_loss = args.losses.rows(depths, depths + 1);
-    for (index_t k = 0; k < depths; ++k) shift(ctx, args.batch, k, s);                          // 1
-    op::embedding<P>::forward(ctx, {.ids = s.ids[0], .table = w.embedding, .y = s.hidden[0]});  // 2
-    for (index_t l = 0; l < config.layers; ++l)                                                 // 3
-      block_of(l).forward(ctx, {.x = s.hidden[l],
+    shift(ctx, args.batch, s);  // 1
+    if (s.config.begins()) {
+      op::fill<double>::constant(ctx, {.y = args.losses, .value = 0});
+      op::embedding<P>::forward(ctx, {.ids = s.ids[0], .table = w.embedding, .y = s.input()});  // 2
+    }
+    for (index_t l = s.config.stage.first; l < s.config.stage.last; ++l)  // 3
+      block_of(l).forward(ctx, {.x = input_of(s, l),
                                 .weights = w.blocks[at(l)],
                                 .batch = block_batch(args, l),
-                                .y = s.hidden[l + 1],
+                                .y = input_of(s, l + 1),
                                 .balance_loss = balance_loss,
                                 .load = router_row(args.load, l),
                                 .saved = &s.blocks[at(l)]});
-    op::rms_norm<P>::forward(ctx, {.x = s.hidden[config.layers],
-                                   .gain = w.g_final,
-                                   .y = s.normed,
-                                   .rstd = s.rstd,
-                                   .epsilon = config.epsilon});  // 4
+    if (!s.config.ends()) return;
+    op::rms_norm<P>::forward(
+        ctx,
+        {.x = s.output(), .gain = w.g_final, .y = s.normed, .rstd = s.rstd, .epsilon = config.epsilon});  // 4
     output().forward(ctx, {.x = s.normed,
                            .w = w.head,
                            .targets = s.targets[0],
@@ -142,74 +183,104 @@ struct deepseek_v3 {
   void backward(Ctx& ctx, const backward_args& args) const {
     const scratch_frame frame{ctx.scratch};
     const model_saved<P>& s = args.saved;
-    const model_weights<P>& w = args.weights;
-    model_gradients<P>& g = args.gradients;
-    const index_t tokens = s.config.tokens(), depths = s.config.depths();
-    const auto stream = [&] { return ctx.scratch.template tensor<activation<P>>(tokens, config.hidden); };
-    const auto d_normed = stream(), d_head = stream();
-    view<activation<P>, 2> dh = stream(), dh_before = stream();
-    // All depths share embedding and head: of the head's gradient the first writes what the others add to; to
-    // the embedding's all add, as few of its rows have tokens.
-    if (args.into == store::write)
-      op::fill<gradient<P>>::constant(ctx, {.y = g.embedding.flat(), .value = 0});
-    output().backward(ctx, {.x = s.normed,
-                            .w = w.head,
-                            .targets = s.targets[0],
-                            .scale = mean_scale(args.batch, 0) * args.loss_scale,
-                            .saved = s.heads[0],
-                            .dx = d_normed,
-                            .dw = g.head,
-                            .into = args.into});  // 5'
-    view<const activation<P>, 2> from_deeper;     // gradient of this depth's representation
-    for (index_t k = depths - 1; k >= 1; --k) {
-      const index_t layer = config.layers + k - 1;
-      const double scale = mean_scale(args.batch, k) * args.loss_scale * args.mtp_weight /
-                           static_cast<double>(config.mtp_depth);
-      output().backward(ctx, {.x = s.mtp[at(k - 1)].normed,
-                              .w = w.head,
-                              .targets = s.targets[k],
-                              .scale = scale,
-                              .saved = s.heads[at(k)],
-                              .dx = d_head,
-                              .dw = g.head});  // 7'
-      mtp_at(k).backward(ctx, {.d_normed = d_head,
-                               .dy = from_deeper,
-                               .h = representation(s, k - 1),
-                               .ids = s.ids[k],
-                               .weights = w.mtp[at(k - 1)],
-                               .batch = block_batch(args, layer),
-                               .saved = s.mtp[at(k - 1)],
-                               .dh = dh,
-                               .gradients = g.mtp[at(k - 1)],
-                               .d_embedding = g.embedding,
-                               .into = args.into});  // 6'
-      from_deeper = dh;
+    view<activation<P>, 2> dh = stream(ctx, s), dh_before = stream(ctx, s);
+    view<const activation<P>, 2> dy = args.dy;  // of the output of the block to come
+    begin_gradients(ctx, args);
+    if (s.config.ends()) {
+      const auto d_head = stream(ctx, s);
+      output_backward(
+          ctx, args, dh, dh_before, [&](index_t) { return d_head; },
+          [&](index_t k, view<const activation<P>, 2> from_deeper, view<activation<P>, 2> d_before) {
+            mtp_at(k).backward(ctx, {.d_normed = d_head,
+                                     .dy = from_deeper,
+                                     .h = representation(s, k - 1),
+                                     .ids = s.ids[k],
+                                     .weights = args.weights.mtp[at(k - 1)],
+                                     .batch = block_batch(args, config.layers + k - 1),
+                                     .saved = s.mtp[at(k - 1)],
+                                     .dh = d_before,
+                                     .gradients = args.gradients.mtp[at(k - 1)],
+                                     .d_embedding = args.gradients.embedding,
+                                     .into = args.into});  // 6'
+          });
+      dy = dh;
       std::swap(dh, dh_before);
     }
-    const bool joins_after_norm = config.mtp_reads == mtp_input::post_final_norm;
-    if (!from_deeper.empty() && joins_after_norm)
-      op::add<P>::forward(ctx, {.a = d_normed, .b = from_deeper, .y = d_normed});
-    op::rms_norm<P>::backward(ctx,
-                              {.dy = d_normed,
-                               .x = s.hidden[config.layers],
-                               .gain = w.g_final,
-                               .rstd = s.rstd,
-                               .dx = dh,
-                               .dgain = g.g_final,
-                               .d_residual = joins_after_norm ? view<const activation<P>, 2>{} : from_deeper,
-                               .into = args.into});     // 4'
-    for (index_t l = config.layers - 1; l >= 0; --l) {  // 3'
-      block_of(l).backward(ctx, {.dy = dh,
-                                 .x = s.hidden[l],
-                                 .weights = w.blocks[at(l)],
+    for (index_t l = s.config.stage.last - 1; l >= s.config.stage.first; --l) {  // 3'
+      const auto dx = hands_on(args, l) ? args.dx : dh;
+      block_of(l).backward(ctx, {.dy = dy,
+                                 .x = input_of(s, l),
+                                 .weights = args.weights.blocks[at(l)],
                                  .batch = block_batch(args, l),
                                  .saved = s.blocks[at(l)],
-                                 .dx = dh_before,
-                                 .gradients = g.blocks[at(l)],
+                                 .dx = dx,
+                                 .gradients = args.gradients.blocks[at(l)],
                                  .into = args.into});
+      dy = dx;
       std::swap(dh, dh_before);
     }
-    op::embedding<P>::backward(ctx, {.ids = s.ids[0], .dy = dh, .dtable = g.embedding});  // 2'
+    embedding_backward(ctx, args, dy);  // 2'
+  }
+
+  template <execution_context Ctx>
+  void backward_data(Ctx& ctx, const backward_data_args& args) const {
+    const scratch_frame frame{ctx.scratch};
+    const model_saved<P>& s = args.saved;
+    const model_stage& stage = s.config.stage;
+    model_deltas<P>& d = args.deltas;
+    const auto first_dx = stream(ctx, s);  // of the network's first block
+    begin_gradients(ctx, args);
+    if (s.config.ends())
+      output_backward(
+          ctx, args, d.output(), first_dx, [&](index_t k) { return d.d_normed[k - 1]; },
+          [&](index_t k, view<const activation<P>, 2> from_deeper, view<activation<P>, 2> d_before) {
+            mtp_at(k).backward_data(ctx, {.d_normed = d.d_normed[k - 1],
+                                          .dy = from_deeper,
+                                          .h = representation(s, k - 1),
+                                          .weights = args.weights.mtp[at(k - 1)],
+                                          .batch = block_batch(args, config.layers + k - 1),
+                                          .saved = s.mtp[at(k - 1)],
+                                          .dh = d_before,
+                                          .deltas = d.mtp[at(k - 1)]});  // 6'
+          });
+    for (index_t l = stage.last - 1; l >= stage.first; --l) {  // 3'
+      const auto dx = l > stage.first ? d.dh[l - 1 - stage.first] : hands_on(args, l) ? args.dx : first_dx;
+      block_of(l).backward_data(ctx, {.dy = d.dh[l - stage.first],
+                                      .x = input_of(s, l),
+                                      .weights = args.weights.blocks[at(l)],
+                                      .batch = block_batch(args, l),
+                                      .saved = s.blocks[at(l)],
+                                      .dx = dx,
+                                      .deltas = d.blocks[at(l)]});
+    }
+    embedding_backward(ctx, args, first_dx);  // 2'
+  }
+
+  template <execution_context Ctx>
+  void backward_weights(Ctx& ctx, const backward_weights_args& args) const {
+    const model_saved<P>& s = args.saved;
+    const model_stage& stage = s.config.stage;
+    const model_deltas<P>& d = args.deltas;
+    for (index_t k = s.config.ends() ? config.mtp_depth : 0; k >= 1; --k)
+      mtp_at(k).backward_weights(ctx, {.d_normed = d.d_normed[k - 1],
+                                       .h = representation(s, k - 1),
+                                       .ids = s.ids[k],
+                                       .weights = args.weights.mtp[at(k - 1)],
+                                       .batch = block_batch(args, config.layers + k - 1),
+                                       .saved = s.mtp[at(k - 1)],
+                                       .deltas = d.mtp[at(k - 1)],
+                                       .gradients = args.gradients.mtp[at(k - 1)],
+                                       .d_embedding = args.gradients.embedding,
+                                       .into = args.into});  // 6'
+    for (index_t l = stage.last - 1; l >= stage.first; --l)
+      block_of(l).backward_weights(ctx, {.dy = d.dh[l - stage.first],
+                                         .x = input_of(s, l),
+                                         .weights = args.weights.blocks[at(l)],
+                                         .batch = block_batch(args, l),
+                                         .saved = s.blocks[at(l)],
+                                         .deltas = d.blocks[at(l)],
+                                         .gradients = args.gradients.blocks[at(l)],
+                                         .into = args.into});  // 3'
   }
 
   template <execution_context Ctx>
@@ -275,11 +346,80 @@ struct deepseek_v3 {
     op::gemm<P, accumulator<P>>::forward(ctx, {.x = x, .w = head, .y = args.logits});
   }
 
+  // The input of a block; of the one after the stage's last: the output.
+  static view<activation<P>, 2> input_of(const model_saved<P>& s, index_t layer) {
+    return s.hidden[layer - s.config.stage.first];
+  }
+  template <class Ctx>
+  view<activation<P>, 2> stream(Ctx& ctx, const model_saved<P>& s) const {
+    return ctx.scratch.template tensor<activation<P>>(s.config.tokens(), config.hidden);
+  }
+  // Whether the gradient of this block's input is the stage before's.
+  template <class Args>
+  static bool hands_on(const Args& args, index_t layer) {
+    return layer == args.saved.config.stage.first && !args.saved.config.begins();
+  }
+
+  // All depths share embedding and head: of the head's gradient the first writes what the others add to; to
+  // the embedding's all add, as few of its rows have tokens.
+  template <class Ctx, class Args>
+  void begin_gradients(Ctx& ctx, const Args& args) const {
+    if (args.into == store::write && config.held.empty())
+      op::fill<gradient<P>>::constant(ctx, {.y = args.gradients.embedding.flat(), .value = 0});
+  }
+  template <class Ctx, class Args>
+  void embedding_backward(Ctx& ctx, const Args& args, view<const activation<P>, 2> dy) const {
+    if (args.saved.config.begins())
+      op::embedding<P>::backward(ctx,
+                                 {.ids = args.saved.ids[0], .dy = dy, .dtable = args.gradients.embedding});
+  }
+
+  // 5' and 7' to 4': into dh the gradient of the last block's output. d_head(k) is where that of what the
+  // head reads of depth k goes, module(k, from deeper, d_before) the backward of MTP module k.
+  template <class Ctx, class Args, class Room, class Module>
+  void output_backward(Ctx& ctx, const Args& args, view<activation<P>, 2> dh, view<activation<P>, 2> other,
+                       Room&& d_head, Module&& module) const {
+    const scratch_frame frame{ctx.scratch};
+    const model_saved<P>& s = args.saved;
+    const auto d_normed = stream(ctx, s);
+    const auto of_head = [&](index_t k, view<const activation<P>, 2> x, view<activation<P>, 2> dx) {
+      const double scale = mean_scale(args.batch, k) * args.loss_scale;
+      output().backward(
+          ctx, {.x = x,
+                .w = args.weights.head,
+                .targets = s.targets[k],
+                .scale = k == 0 ? scale : scale * args.mtp_weight / static_cast<double>(config.mtp_depth),
+                .saved = s.heads[at(k)],
+                .dx = dx,
+                .dw = args.gradients.head,
+                .into = k == 0 ? args.into : store::add});
+    };
+    of_head(0, s.normed, d_normed);            // 5'
+    view<const activation<P>, 2> from_deeper;  // gradient of this depth's representation
+    for (index_t k = config.mtp_depth; k >= 1; --k) {
+      of_head(k, s.mtp[at(k - 1)].normed, d_head(k));  // 7'
+      const auto d_before = k % 2 == 1 ? other : dh;
+      module(k, from_deeper, d_before);
+      from_deeper = d_before;
+    }
+    const bool joins_after_norm = config.mtp_reads == mtp_input::post_final_norm;
+    if (!from_deeper.empty() && joins_after_norm)
+      op::add<P>::forward(ctx, {.a = d_normed, .b = from_deeper, .y = d_normed});
+    op::rms_norm<P>::backward(ctx,
+                              {.dy = d_normed,
+                               .x = s.output(),
+                               .gain = args.weights.g_final,
+                               .rstd = s.rstd,
+                               .dx = dh,
+                               .dgain = args.gradients.g_final,
+                               .d_residual = joins_after_norm ? view<const activation<P>, 2>{} : from_deeper,
+                               .into = args.into});  // 4'
+  }
+
   // The state that depth k + 1 reads of depth k.
   view<const activation<P>, 2> representation(const model_saved<P>& s, index_t k) const {
     if (k > 0) return s.mtp[at(k - 1)].y;
-    if (config.mtp_reads == mtp_input::post_final_norm) return s.normed;
-    return s.hidden[config.layers];
+    return config.mtp_reads == mtp_input::post_final_norm ? s.normed : s.output();
   }
 
   // Which router a block has: its row of bias and load.
@@ -306,12 +446,16 @@ struct deepseek_v3 {
 
   // Depth k reads and predicts k tokens further on.
   template <class Ctx>
-  static void shift(Ctx& ctx, const token_batch& batch, index_t k, const model_saved<P>& s) {
+  static void shift(Ctx& ctx, const token_batch& batch, const model_saved<P>& s) {
     const index_t rows = s.config.rows, length = s.config.length;
-    using move = op::copy<std::int32_t, std::int32_t>;
-    move::forward(ctx, {.x = batch.inputs.columns(k, k + length), .y = view{s.ids[k].data(), rows, length}});
-    move::forward(ctx,
-                  {.x = batch.labels.columns(k, k + length), .y = view{s.targets[k].data(), rows, length}});
+    const auto move = [&](const view<const std::int32_t, 2>& from, const view<std::int32_t, 2>& to) {
+      if (to.empty()) return;
+      for (index_t k = 0; k < s.config.depths(); ++k)
+        op::copy<std::int32_t, std::int32_t>::forward(
+            ctx, {.x = from.columns(k, k + length), .y = view{to[k].data(), rows, length}});
+    };
+    move(batch.inputs, s.ids);
+    move(batch.labels, s.targets);
   }
 };
 
