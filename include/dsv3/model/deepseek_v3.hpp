@@ -375,10 +375,10 @@ struct deepseek_v3 {
   }
 
   // 5' and 7' to 4': into dh the gradient of the last block's output. d_head(k) is where that of what the
-  // head reads of depth k goes, module(k, from deeper, d_before) the backward of MTP module k.
+  // head reads of depth k goes, of_module(k, from deeper, d_before) the backward of MTP module k.
   template <class Ctx, class Args, class Room, class Module>
   void output_backward(Ctx& ctx, const Args& args, view<activation<P>, 2> dh, view<activation<P>, 2> other,
-                       Room&& d_head, Module&& module) const {
+                       Room&& d_head, Module&& of_module) const {
     const scratch_frame frame{ctx.scratch};
     const model_saved<P>& s = args.saved;
     const auto d_normed = stream(ctx, s);
@@ -399,7 +399,7 @@ struct deepseek_v3 {
     for (index_t k = config.mtp_depth; k >= 1; --k) {
       of_head(k, s.mtp[at(k - 1)].normed, d_head(k));  // 7'
       const auto d_before = k % 2 == 1 ? other : dh;
-      module(k, from_deeper, d_before);
+      of_module(k, from_deeper, d_before);
       from_deeper = d_before;
     }
     const bool joins_after_norm = config.mtp_reads == mtp_input::post_final_norm;
