@@ -7,6 +7,7 @@
 #include <dsv3/cuda/device/tma.cuh>
 #include <dsv3/cuda/device/wgmma.cuh>
 #include <dsv3/cuda/host/tensor_map.cuh>
+#include <dsv3/cuda/linear/float_sums_sm90.cuh>
 #include <dsv3/cuda/linear/grouped_gemm.cuh>
 
 namespace dsv3::inline DSV3_ABI {
@@ -25,8 +26,12 @@ template <grouped_kind Kind>
 inline constexpr major b_major = Kind == grouped_kind::forward ? major::k : major::mn;
 
 /// Tiles of 128 x 256 sums, 64 rows for each of two warpgroups. A panel is 64 x 64 elements: a has two, b
-/// four. Two blocks of a cluster multiply the same rows by neighbouring columns, so each fetches one panel of
-/// a for both.
+/// four. Two blocks of a cluster make neighbouring tiles and share an operand, of which each fetches half for
+/// both. Where all groups have the same rows, those of weights, that is the larger one: the tiles stand one
+/// below the other. Elsewhere a group may have a single tile of rows, so they stand side by side.
+template <grouped_kind Kind>
+inline constexpr bool shares_b = Kind == grouped_kind::weights;
+
 inline constexpr int wide_m = 128, wide_n = 256, wide_k = 64, wide_stages = 4, wide_threads = 384;
 inline constexpr int panel_bytes = 64 * 64 * 2, wide_a_bytes = 2 * panel_bytes,
                      wide_b_bytes = 4 * panel_bytes;
@@ -46,7 +51,6 @@ struct grouped_problem {
   group_rows rows;              // of x, or of dy
   const std::int32_t* offsets;  // of y or dx; of x where weights are made
   int m, n, k;                  // m: of dw; k: of rows; the others are the groups' counts
-  int column_tiles;             // of n
   Out* d;                       // rows of y or dx; matrices of dw
   index_t d_group, d_row;       // strides
   store into;                   // of dw; rows are written
@@ -61,17 +65,41 @@ struct grouped_place {
   int group, row, column;
 };
 
-/// Lists how many tiles come before each group; by one warp. A cluster's tiles count as one.
+/// How the tiles of a group are numbered: those of a cluster count as one. They go along bands of columns, so
+/// that the blocks at work share rows as well as columns.
+template <grouped_kind Kind>
+struct tile_order {
+  int blocks = static_cast<int>(cluster_blocks()), rank = static_cast<int>(cluster_rank());
+  int across;
+
+  __device__ explicit tile_order(int n) : across((n + wide_n - 1) / wide_n / (shares_b<Kind> ? 1 : blocks)) {}
+
+  __device__ int number(int rows) const {
+    return (rows + wide_m - 1) / wide_m / (shares_b<Kind> ? blocks : 1) * across;
+  }
+  /// Tile `tile` of the list, looked for from `group` on.
+  __device__ __forceinline__ grouped_place place(const grouped_room& room, int tile, int& group) const {
+    while (tile >= room.first_tile[group + 1]) ++group;
+    const int first = room.first_tile[group], down = (room.first_tile[group + 1] - first) / across;
+    const int width = wide_band / (wide_n * (shares_b<Kind> ? 1 : blocks));
+    const int band = (tile - first) / (down * width), at = tile - first - band * down * width;
+    const int here = min(width, across - band * width), row = at / here, column = band * width + at % here;
+    return {group, (shares_b<Kind> ? row * blocks + rank : row) * wide_m,
+            (shares_b<Kind> ? column : column * blocks + rank) * wide_n};
+  }
+};
+
+/// Lists how many tiles come before each group; by one warp.
 template <grouped_kind Kind, class Out>
-__device__ void list_tiles(const grouped_problem<Out>& p, int across, grouped_room& room) {
+__device__ void list_tiles(const grouped_problem<Out>& p, grouped_room& room) {
+  const tile_order<Kind> order(p.n);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   int before = 0;
   for (int first = 0; first < p.rows.groups; first += 32) {
     const int group = first + lane, count = group < p.rows.groups ? p.rows.counts[group] : 0;
-    const int down = Kind != grouped_kind::weights         ? (count + wide_m - 1) / wide_m
-                     : count > 0 || p.into == store::write ? (p.m + wide_m - 1) / wide_m
-                                                           : 0;
-    int upto = down * across;
+    int upto = Kind != grouped_kind::weights                                    ? order.number(count)
+               : group < p.rows.groups && (count > 0 || p.into == store::write) ? order.number(p.m)
+                                                                                : 0;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
       const int other = __shfl_up_sync(all_lanes, upto, step);
@@ -81,18 +109,6 @@ __device__ void list_tiles(const grouped_problem<Out>& p, int across, grouped_ro
     before += __shfl_sync(all_lanes, upto, 31);
   }
   if (lane == 0) room.first_tile[0] = 0;
-}
-
-/// Tile `tile` of the list, looked for from `group` on. Tiles of a group go along bands of columns, so that
-/// the blocks at work share rows as well as columns.
-__device__ __forceinline__ grouped_place place_of(const grouped_room& room, int tile, int& group, int across,
-                                                  int blocks, int rank) {
-  while (tile >= room.first_tile[group + 1]) ++group;
-  const int down = (room.first_tile[group + 1] - room.first_tile[group]) / across;
-  const int width = wide_band / (wide_n * blocks), band = (tile - room.first_tile[group]) / (down * width);
-  const int at = tile - room.first_tile[group] - band * down * width;
-  const int here = min(width, across - band * width);
-  return {group, at / here * wide_m, ((band * width + at % here) * blocks + rank) * wide_n};
 }
 
 /// Steps of wide_k terms that a tile of a group sums.
@@ -113,13 +129,13 @@ struct ring_place {
 template <grouped_kind Kind, class Out>
 __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, grouped_room& room,
                                                const CUtensorMap& a_map, const CUtensorMap& b_map) {
-  const int blocks = static_cast<int>(cluster_blocks()), rank = static_cast<int>(cluster_rank());
-  const int across = p.column_tiles / blocks, clusters = static_cast<int>(gridDim.x) / blocks;
+  const tile_order<Kind> order(p.n);
+  const int blocks = order.blocks, rank = order.rank, clusters = static_cast<int>(gridDim.x) / blocks;
   ring_place to;
   int group = 0;
   for (int tile = static_cast<int>(blockIdx.x) / blocks; tile < room.first_tile[p.rows.groups];
        tile += clusters) {
-    const grouped_place at = place_of(room, tile, group, across, blocks, rank);
+    const grouped_place at = order.place(room, tile, group);
     const int depth = depth_of<Kind>(p, group), row = p.rows.offsets[group];
     const int other_row = Kind == grouped_kind::weights ? p.offsets[group] : 0;
     for (int k = 0; k < depth; k += wide_k, to.advance()) {
@@ -131,7 +147,7 @@ __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, gr
       for (int half = 0; half < 2; ++half) {
         const int along = Kind == grouped_kind::weights ? at.row + half * 64 : k;
         const int down = row + (Kind == grouped_kind::weights ? k : at.row + half * 64);
-        if (blocks == 1)
+        if (shares_b<Kind> || blocks == 1)
           load_box(a + half * panel_bytes, a_map, full, along, down);
         else if (half == rank)
           load_box_to_all(a + half * panel_bytes, a_map, full, 3, along, down);
@@ -141,10 +157,13 @@ __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, gr
       else
 #pragma unroll
         for (int panel = 0; panel < 4; ++panel) {
+          unsigned char* here = b + panel * panel_bytes;
           if constexpr (Kind == grouped_kind::data)
-            load_box(b + panel * panel_bytes, b_map, full, at.column + panel * 64, k, group);
-          else
-            load_box(b + panel * panel_bytes, b_map, full, at.column + panel * 64, other_row + k);
+            load_box(here, b_map, full, at.column + panel * 64, k, group);
+          else if (blocks == 1)
+            load_box(here, b_map, full, at.column + panel * 64, other_row + k);
+          else if (panel / 2 == rank)
+            load_box_to_all(here, b_map, full, 3, at.column + panel * 64, other_row + k);
         }
     }
   }
@@ -206,45 +225,12 @@ __device__ __forceinline__ void write_rows(float (&sums)[wide_n / 2], const grou
   }
 }
 
-/// Writes 64 x 256 sums of a warpgroup to rows and columns of dw that there are, or adds them. Every place
-/// belongs to one thread of the whole grid, so that adding in the cache, without a look at what was there,
-/// has one order.
-template <store Into>
-__device__ __forceinline__ void store_weights(const float (&sums)[wide_n / 2],
-                                              const grouped_problem<float>& p, float* d, int row,
-                                              int column) {
-  const int thread = static_cast<int>(threadIdx.x) % 128;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int r = row + sum_row(thread, half * 2);
-    if (r >= p.m) continue;
-    float* to = d + r * p.d_row;
-#pragma unroll
-    for (int j = 0; j < wide_n / 8; ++j) {
-      const int c = column + sum_column(thread, j * 4);
-      const float first = sums[j * 4 + half * 2], second = sums[j * 4 + half * 2 + 1];
-      if (Into == store::write) {
-        if (c + 1 < p.n)
-          store_pack(to + c, pack<float, 2>{first, second});
-        else if (c < p.n)
-          to[c] = first;
-      } else if (c + 1 < p.n) {
-        asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to + c), "f"(first),
-                     "f"(second)
-                     : "memory");
-      } else if (c < p.n) {
-        asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to + c), "f"(first) : "memory");
-      }
-    }
-  }
-}
-
 /// Two warpgroups: multiply what is brought and write the results.
 template <grouped_kind Kind, class Out>
 __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, grouped_room& room,
                                                const CUtensorMap& d_map) {
-  const int blocks = static_cast<int>(cluster_blocks()), rank = static_cast<int>(cluster_rank());
-  const int across = p.column_tiles / blocks, clusters = static_cast<int>(gridDim.x) / blocks;
+  const tile_order<Kind> order(p.n);
+  const int blocks = order.blocks, clusters = static_cast<int>(gridDim.x) / blocks;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int side = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / 128 - 1,
                                0);  // which warpgroup, and which half of the rows
@@ -255,7 +241,7 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
   int group = 0;
   for (int tile = static_cast<int>(blockIdx.x) / blocks; tile < room.first_tile[p.rows.groups];
        tile += clusters) {
-    const grouped_place at = place_of(room, tile, group, across, blocks, rank);
+    const grouped_place at = order.place(room, tile, group);
     const int depth = depth_of<Kind>(p, group), rows = p.rows.counts[group] - at.row - side * 64;
     const index_t row = index_t{p.offsets[group]} + at.row + side * 64;
     unsigned last = 0;
@@ -284,11 +270,9 @@ __device__ __forceinline__ void multiply_tiles(const grouped_problem<Out>& p, gr
     pin(sums);
     if (depth > 0 && lane < blocks) room.empty[last].arrive_at(static_cast<unsigned>(lane));
     if constexpr (Kind == grouped_kind::weights) {
-      float* d = p.d + group * p.d_group;
-      if (p.into == store::add)
-        store_weights<store::add>(sums, p, d, at.row + side * 64, at.column);
-      else
-        store_weights<store::write>(sums, p, d, at.row + side * 64, at.column);
+      const int first = at.row + side * 64;
+      put_sums<wide_n>(sums, p.d + group * p.d_group + first * p.d_row + at.column, p.d_row, p.m - first,
+                       p.n - at.column, p.into);
     } else if (rows > 0 && at.column < p.n) {
       write_rows(sums, p, d_map, room.staged[side], row, rows, at.column, static_cast<unsigned>(1 + side));
     }
@@ -311,7 +295,7 @@ __global__ void __launch_bounds__(wide_threads, 1)
     for (int s = 0; s < wide_stages; ++s) room.full[s].init(1), room.empty[s].init(8 * blocks);
     publish_barriers();
   }
-  if (warp == 1) list_tiles<Kind>(p, p.column_tiles / static_cast<int>(blocks), room);
+  if (warp == 1) list_tiles<Kind>(p, room);
   __syncwarp();
   cluster_arrive(), cluster_wait();
   if (warp < 4) {
@@ -338,9 +322,9 @@ bool wgmma_takes(index_t groups, const A& a, const B& b, const C& c) {
 
 template <grouped_kind Kind, class Ctx, class Out>
 void launch_wgmma(Ctx& ctx, const char* name, const CUtensorMap& a, const CUtensorMap& b,
-                  const CUtensorMap& d, grouped_problem<Out> p) {
-  p.column_tiles = static_cast<int>(ceil_div(p.n, wide_n));
-  const unsigned blocks = p.column_tiles % 2 == 0 ? 2 : 1;
+                  const CUtensorMap& d, const grouped_problem<Out>& p) {
+  const index_t tiles = shares_b<Kind> ? ceil_div(p.m, wide_m) : ceil_div(p.n, wide_n);
+  const unsigned blocks = tiles % 2 == 0 ? 2 : 1;
   const unsigned grid = static_cast<unsigned>(multiprocessors()) / blocks * blocks;
   launch(name, ctx.stream,
          {.grid = grid, .block = wide_threads, .shared_bytes = sizeof(grouped_room), .cluster = blocks},
@@ -349,8 +333,8 @@ void launch_wgmma(Ctx& ctx, const char* name, const CUtensorMap& a, const CUtens
 
 }  // namespace cuda::detail
 
-/// bf16 whose rows and matrices lie multiples of 16 bytes apart, of at most 256 experts; the parent takes
-/// everything else.
+/// bf16 whose rows and matrices lie multiples of 16 bytes apart, of at most 256 experts, and weight gradients
+/// of whole packs of floats; the parent takes everything else.
 template <class P>
 struct implementation<op::grouped_gemm<P>, backend::hopper>
     : implementation<op::grouped_gemm<P>, backend::cuda> {
@@ -395,7 +379,6 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
                                    .m = static_cast<int>(args.dw.extent(1)),
                                    .n = static_cast<int>(args.dw.extent(2)),
                                    .k = 0,
-                                   .column_tiles = 0,
                                    .d = args.dw.data(),
                                    .d_group = args.dw.stride(0),
                                    .d_row = args.dw.stride(1),
@@ -416,8 +399,8 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
     return in_bf16 && cuda::detail::wgmma_takes(args.dy.groups(), args.dy.rows, args.w, args.dx.rows);
   }
   static bool takes(const backward_weights_args& args) {
-    return in_bf16 && cuda::takes_packs<2>(args.dw.data(), args.dw.stride(1)) && args.dw.stride(0) % 2 == 0 &&
-           !args.dw.empty() &&
+    return in_bf16 && cuda::takes_packs<4>(args.dw.data(), args.dw.stride(1)) && args.dw.stride(0) % 4 == 0 &&
+           args.dw.extent(2) % 4 == 0 && !args.dw.empty() &&
            cuda::detail::wgmma_takes(args.dy.groups(), args.dy.rows, args.x.rows, args.x.rows);
   }
 
@@ -436,7 +419,6 @@ struct implementation<op::grouped_gemm<P>, backend::hopper>
             .m = 0,
             .n = static_cast<int>(y.width()),
             .k = static_cast<int>(x.width()),
-            .column_tiles = 0,
             .d = y.rows.data(),
             .d_group = 0,
             .d_row = y.rows.stride(0),

@@ -12,6 +12,7 @@
 #include <dsv3/cuda/device/wgmma.cuh>
 #include <dsv3/cuda/host/launch.cuh>
 #include <dsv3/cuda/host/tensor_map.cuh>
+#include <dsv3/cuda/linear/float_sums_sm90.cuh>
 #include <dsv3/cuda/linear/scaled/tile_walk_sm90.cuh>
 
 #include <limits>
@@ -214,14 +215,6 @@ __device__ __forceinline__ void exchange_in_quad(std::uint32_t (&word)[4]) {
   }
 }
 
-/// This thread in its warpgroup, read anew: addresses that follow from it are not kept in registers while
-/// there are sums in them.
-__device__ __forceinline__ int reread_thread() {
-  int thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread % 128;
-}
-
 /// A thread's part of 64 rows of totals to `c`, their first element, rounded: 16 bytes at a time.
 template <int Columns>
 __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2], bf16* c, index_t stride,
@@ -249,39 +242,11 @@ __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2],
     }
   }
 }
-/// Four neighbours, written or added, without waiting for what was there.
-__device__ __forceinline__ void put_four(float* to, const float4& numbers, store into) {
-  if (into == store::write)
-    *reinterpret_cast<float4*>(to) = numbers;
-  else
-    asm volatile(
-        "red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
-        "f"(numbers.x), "f"(numbers.y), "f"(numbers.z), "f"(numbers.w)
-        : "memory");
-}
-
-/// The same in floats: 16 bytes at a time, 64 by a quad. A launch adds to each number once, so there is no
-/// order that the sum could depend on.
+/// The same in floats.
 template <int Columns>
 __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2], float* c, index_t stride,
                                              int rows, int columns, store into) {
-  const int thread = reread_thread();
-  const bool odd = thread & 1;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = sum_row(thread, half * 2);
-    float* to = c + row * stride;
-#pragma unroll
-    for (int at = half * 2; at < Columns / 2; at += 8) {
-      // Of two blocks of eight columns an even lane takes four of the first, an odd one of the second.
-      const float first = __shfl_xor_sync(all_lanes, odd ? totals[at] : totals[at + 4], 1),
-                  second = __shfl_xor_sync(all_lanes, odd ? totals[at + 1] : totals[at + 5], 1);
-      const float4 numbers = odd ? float4{first, second, totals[at + 4], totals[at + 5]}
-                                 : float4{totals[at], totals[at + 1], first, second};
-      const int column = at / 8 * 16 + (odd ? 8 : 0) + thread % 4 / 2 * 4;
-      if (row < rows && column < columns) put_four(to + column, numbers, into);
-    }
-  }
+  put_sums<Columns>(totals, c, stride, rows, columns, into);
 }
 
 #endif
