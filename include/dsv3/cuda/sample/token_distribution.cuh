@@ -28,25 +28,80 @@ __device__ __forceinline__ std::uint64_t digits_of(std::uint64_t weight) {
 
 /// Places of the digits that find_cut looks at in one round, and one more for what is above them.
 inline constexpr unsigned first_digits = (op::weight_bits + 1) << 5, next_digits = 1 << 10;
+/// The first digits of 1.0, the smallest weight, and how far from the last bit they stand.
+inline constexpr std::uint64_t first_prefix = 1023 << 5;
+inline constexpr int first_shift = 47;
+
+/// What the weights of each digit are worth, in halves: shared memory adds 32 bits at once.
+struct worth_sums {
+  unsigned low[first_digits + 1], high[first_digits + 1];
+
+  /// By a block; a barrier must follow.
+  __device__ void clear(unsigned count) {
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x) low[i] = high[i] = 0;
+  }
+  __device__ __forceinline__ void add(unsigned place, std::uint64_t worth) {
+    const auto lower = static_cast<unsigned>(worth);
+    const unsigned before = atomicAdd(&low[place], lower);
+    const unsigned upper = static_cast<unsigned>(worth >> 32) + (before + lower < before ? 1 : 0);
+    if (upper > 0) atomicAdd(&high[place], upper);
+  }
+  __device__ __forceinline__ void add_one(unsigned place) { atomicAdd(&low[place], 1u); }
+  __device__ __forceinline__ std::uint64_t operator[](unsigned place) const {
+    return std::uint64_t{high[place]} << 32 | low[place];
+  }
+};
+
+/// From the largest of `count` digits down, the first whose worth, with `taken` and all above, reaches the
+/// need, else digit 0: to answer[0], and to answer[1] what was reached before it. By a block, whose barriers
+/// surround it.
+__device__ inline void choose_digit(const worth_sums& worths, unsigned count, std::uint64_t taken,
+                                    std::uint64_t need, std::uint64_t* answer) {
+  __syncthreads();
+  if (threadIdx.x < 32) {  // a lane looks at neighbours, lane 0 at the largest
+    const unsigned lane = threadIdx.x, own = (count + 31) / 32;
+    const auto digit_at = [&](unsigned i) {
+      return static_cast<int>(count) - 1 - static_cast<int>(lane * own + i);
+    };
+    std::uint64_t sum = 0;
+    for (unsigned i = 0; i < own; ++i)
+      if (const int digit = digit_at(i); digit >= 0) sum += worths[static_cast<unsigned>(digit)];
+    const std::uint64_t reached = taken + running_sum(sum);
+    const unsigned enough = __ballot_sync(all_lanes, reached >= need);
+    const unsigned owner = enough != 0 ? __ffs(static_cast<int>(enough)) - 1 : 31;
+    if (lane == owner) {
+      std::uint64_t so_far = reached - sum;
+      int digit = digit_at(0);
+      for (unsigned i = 0; digit > 0 && so_far + worths[static_cast<unsigned>(digit)] < need;
+           digit = digit_at(++i))
+        so_far += worths[static_cast<unsigned>(digit)];
+      answer[0] = static_cast<std::uint64_t>(digit > 0 ? digit : 0), answer[1] = so_far;
+    }
+  }
+  __syncthreads();
+}
+
+/// The smallest weight whose digits reach the prefix.
+__device__ __forceinline__ std::uint64_t least_of(std::uint64_t prefix, int shift) {
+  return static_cast<std::uint64_t>(ceil(__longlong_as_double(static_cast<long long>(prefix << shift))));
+}
 
 /// Takes the weights of at least `least`, a positive number, largest first, until their worth reaches `need`;
 /// all of them where it never does. The digits of a weight are those of its double, whose bits are ordered as
-/// the weights are: exponent and five bits of the fraction first, then ten bits at a time. By a block;
-/// `worths` is shared memory for first_digits + 1 sums, `answer` for two.
-template <token_worth Worth>
-__device__ weight_cut find_cut(const std::uint64_t* w, index_t vocab, std::uint64_t least, std::uint64_t need,
-                               unsigned long long* worths, std::uint64_t* answer) {
+/// the weights are: exponent and five bits of the fraction first, then ten bits at a time. By a block.
+template <token_worth Worth, class Weight>
+__device__ weight_cut find_cut(const Weight& weight_at, index_t count, std::uint64_t least,
+                               std::uint64_t need, worth_sums& worths, std::uint64_t* answer) {
   const auto worth = [](std::uint64_t weight) { return Worth == token_worth::one ? 1 : weight; };
   const unsigned lane = threadIdx.x % 32;
-  std::uint64_t prefix = 1023 << 5;  // of 1.0, the smallest weight
-  std::uint64_t taken = 0;           // worth of what has larger digits than the prefix
-  for (int shift = 47;; shift -= 10) {
-    const unsigned above = shift == 47 ? first_digits : next_digits;  // the place of larger prefixes
-    for (unsigned i = threadIdx.x; i <= above; i += blockDim.x) worths[i] = 0;
+  std::uint64_t prefix = first_prefix, taken = 0;  // worth of what has larger digits than the prefix
+  for (int shift = first_shift;; shift -= 10) {
+    const unsigned above = shift == first_shift ? first_digits : next_digits;  // the place of larger prefixes
+    worths.clear(above + 1);
     __syncthreads();
-    for (index_t first = 0; first < vocab; first += blockDim.x) {
+    for (index_t first = 0; first < count; first += blockDim.x) {
       const index_t v = first + threadIdx.x;
-      const std::uint64_t weight = v < vocab ? w[v] : 0, digits = digits_of(weight) >> shift;
+      const std::uint64_t weight = v < count ? weight_at(v) : 0, digits = digits_of(weight) >> shift;
       // Those above were counted when their digit was passed.
       const bool counts = weight >= least && digits < prefix + above;
       const unsigned place = counts ? static_cast<unsigned>(digits - prefix) : above;
@@ -54,39 +109,17 @@ __device__ weight_cut find_cut(const std::uint64_t* w, index_t vocab, std::uint6
       __match_all_sync(all_lanes, place, &same);
       if (same) {  // many equal tokens would stand in line
         const std::uint64_t sum = from_lane(running_sum(counts ? worth(weight) : std::uint64_t{0}), 31);
-        if (lane == 0 && counts) atomicAdd(&worths[place], sum);
+        if (lane == 0 && counts) worths.add(place, sum);
       } else if (counts) {
-        atomicAdd(&worths[place], worth(weight));
+        worths.add(place, worth(weight));
       }
     }
-    __syncthreads();
-    // From the largest digit down: the first whose worth, with all above, reaches the need. A lane looks at
-    // neighbours, lane 0 at the largest.
-    if (threadIdx.x < 32) {
-      const unsigned own = ceil_div(index_t{above}, index_t{32});
-      const auto digit_at = [&](unsigned i) {
-        return static_cast<int>(above) - 1 - static_cast<int>(lane * own + i);
-      };
-      std::uint64_t sum = 0;
-      for (unsigned i = 0; i < own; ++i)
-        if (const int digit = digit_at(i); digit >= 0) sum += worths[digit];
-      const std::uint64_t reached = taken + running_sum(sum);
-      const unsigned enough = __ballot_sync(all_lanes, reached >= need);
-      const unsigned owner = enough != 0 ? __ffs(static_cast<int>(enough)) - 1 : 31;
-      if (lane == owner) {
-        std::uint64_t so_far = reached - sum;
-        int digit = digit_at(0);
-        for (unsigned i = 0; digit > 0 && so_far + worths[digit] < need; digit = digit_at(++i))
-          so_far += worths[digit];
-        answer[0] = static_cast<std::uint64_t>(digit > 0 ? digit : 0), answer[1] = so_far;
-      }
-    }
-    __syncthreads();
+    choose_digit(worths, above, taken, need, answer);
     const std::uint64_t digit = answer[0];
     taken = answer[1];
     prefix += digit;
-    least = static_cast<std::uint64_t>(ceil(__longlong_as_double(static_cast<long long>(prefix << shift))));
-    const std::uint64_t there = worths[digit];
+    least = least_of(prefix, shift);
+    const std::uint64_t there = worths[static_cast<unsigned>(digit)];
     __syncthreads();
     if (shift == 7) {  // no weight has more bits
       const std::uint64_t each = worth(least), equal = there / each, ties = (need - taken + each - 1) / each;
@@ -104,9 +137,18 @@ __device__ __forceinline__ std::uint64_t share_of(std::uint64_t total, double to
   return share > 1 ? share : 1;
 }
 
+/// Tokens among which a filter looks for its cut: those of a digit are few, as a rule.
+struct token_list {
+  static constexpr unsigned room = 2560;
+  std::uint64_t weights[room];
+  int ids[room];
+  unsigned count;  // of those that should stand there, where it is more than room
+};
+
 /// What the threads of a block share.
 struct token_room {
-  unsigned long long worths[first_digits + 1];
+  worth_sums worths;
+  token_list list;
   std::uint64_t stretches[weight_warps], answer[2];
   double largest[weight_warps];
   int first[weight_warps];
@@ -139,6 +181,100 @@ __device__ inline std::uint64_t cut_weights(std::uint64_t* w, index_t vocab, con
   __syncthreads();
   return sum_stretches(
       vocab, [w](index_t v) { return w[v]; }, room.stretches);
+}
+
+/// What a row's options ask for.
+struct token_filter {
+  bool some, share;  // top_k, top_p
+  std::uint64_t top_k;
+  double top_p;
+
+  __device__ token_filter(const sampling_options& options, index_t vocab)
+      : some(options.top_k > 0 && options.top_k < vocab),
+        share(options.top_p < 1),
+        top_k(static_cast<std::uint64_t>(options.top_k)),
+        top_p(options.top_p) {}
+};
+
+/// Filters all weights, whose total is given; returns the total of those that stay.
+__device__ inline std::uint64_t filter_all(std::uint64_t* w, index_t vocab, const token_filter& wanted,
+                                           std::uint64_t total, token_room& room) {
+  const auto weight = [w](index_t v) { return w[v]; };
+  weight_cut kept{1, 0, 0};
+  if (wanted.some) {
+    kept = find_cut<token_worth::one>(weight, vocab, 1, wanted.top_k, room.worths, room.answer);
+    total = sum_stretches(
+        vocab, [&](index_t v) { return w[v] < kept.least ? 0 : w[v]; }, room.stretches);
+    total -= (kept.equal - kept.ties) * kept.least;
+  }
+  if (wanted.share) {
+    // Weights below (total - need) / vocab together are less than what may go.
+    const std::uint64_t need = share_of(total, wanted.top_p);
+    const std::uint64_t idle = (total - need) / static_cast<std::uint64_t>(vocab);
+    kept = find_cut<token_worth::mass>(weight, vocab, kept.least > idle ? kept.least : idle, need,
+                                       room.worths, room.answer);
+  }
+  return cut_weights(w, vocab, kept, room);
+}
+
+/// The same where room.worths holds what the weights of each first digit are worth: tokens, where top_k is
+/// asked for, else mass. Whole digits stay or go; of the digit between them the tokens are listed, and with
+/// them those that stay where another filter follows.
+__device__ inline std::uint64_t filter_weights(std::uint64_t* w, index_t vocab, const token_filter& wanted,
+                                               std::uint64_t total, token_room& room) {
+  const bool both = wanted.some && wanted.share;
+  const std::uint64_t need = wanted.some ? wanted.top_k : share_of(total, wanted.top_p);
+  token_list& list = room.list;
+  if (threadIdx.x == 0) list.count = 0;
+  choose_digit(room.worths, first_digits, 0, need, room.answer);
+  const std::uint64_t prefix = first_prefix + room.answer[0], taken = room.answer[1];
+  const std::uint64_t least = least_of(prefix, first_shift), beyond = least_of(prefix + 1, first_shift);
+  std::uint64_t stays = 0;
+  for_each_loaded(
+      vocab, [w](index_t v) { return w[v]; },
+      [&](index_t v, std::uint64_t weight) {
+        if (weight < least) {
+          if (weight > 0) w[v] = 0;
+        } else if (weight >= beyond && !both) {
+          stays += weight;
+        } else if (const unsigned place = atomicAdd(&list.count, 1u); place < token_list::room) {
+          list.weights[place] = weight, list.ids[place] = static_cast<int>(v);
+        }
+      });
+  stays = sum_of_warps(stays, room.stretches);
+  if (list.count > token_list::room) return filter_all(w, vocab, wanted, total, room);
+
+  const unsigned count = list.count;
+  const auto weight = [&list](index_t i) { return list.weights[i]; };
+  weight_cut kept{least, 0, 0};
+  if (wanted.some)
+    kept = find_cut<token_worth::one>(weight, count, least, both ? need : need - taken, room.worths,
+                                      room.answer);
+  std::uint64_t share = need - taken;
+  if (both) {
+    std::uint64_t sum = 0;
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x)
+      if (list.weights[i] >= kept.least) sum += list.weights[i];
+    sum = sum_of_warps(sum, room.stretches) - (kept.equal - kept.ties) * kept.least;
+    share = share_of(sum, wanted.top_p);
+  }
+  if (wanted.share)
+    kept = find_cut<token_worth::mass>(weight, count, kept.least, share, room.worths, room.answer);
+  std::uint64_t listed = 0;
+  for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
+    bool in = list.weights[i] >= kept.least;
+    if (kept.ties < kept.equal && list.weights[i] == kept.least) {
+      std::uint64_t rank = 0;  // among equals, by their ids
+      for (unsigned other = 0; other < count; ++other)
+        rank += list.weights[other] == kept.least && list.ids[other] < list.ids[i];
+      in = rank < kept.ties;
+    }
+    if (in)
+      listed += list.weights[i];
+    else
+      w[list.ids[i]] = 0;
+  }
+  return stays + sum_of_warps(listed, room.stretches);
 }
 
 /// The sentences of the CPU.
@@ -222,8 +358,7 @@ __global__ void __launch_bounds__(32 * weight_warps)
   const auto keep_larger = [&](double l, int v) {
     if (l > largest || (l == largest && v < first)) largest = l, first = v;
   };
-#pragma unroll 4
-  for (index_t v = threadIdx.x; v < vocab; v += blockDim.x) keep_larger(logit(v), static_cast<int>(v));
+  for_each_loaded(vocab, logit, [&](index_t v, double l) { keep_larger(l, static_cast<int>(v)); });
   for (int step = 16; step > 0; step /= 2)
     keep_larger(__shfl_xor_sync(all_lanes, largest, step), __shfl_xor_sync(all_lanes, first, step));
   if (lane == 0) room.largest[warp] = largest, room.first[warp] = first;
@@ -239,28 +374,24 @@ __global__ void __launch_bounds__(32 * weight_warps)
     if (threadIdx.x == 0) args.totals(r) = 1;
     return;
   }
-#pragma unroll 4
-  for (index_t v = threadIdx.x; v < vocab; v += blockDim.x)
-    w[v] = op::token_weight(__ddiv_rn(__dsub_rn(logit(v), largest), options.temperature));
+  // What the first digits are worth is counted on the way.
+  const token_filter wanted(options, vocab);
+  room.worths.clear(first_digits + 1);
   __syncthreads();
-
-  // top_k, then top_p of what that left.
-  const bool some = options.top_k > 0 && options.top_k < vocab, share = options.top_p < 1;
-  weight_cut kept{1, 0, 0};
-  if (some)
-    kept = find_cut<token_worth::one>(w, vocab, 1, static_cast<std::uint64_t>(options.top_k), room.worths,
-                                      room.answer);
-  std::uint64_t total = sum_stretches(
-      vocab, [&](index_t v) { return w[v] < kept.least ? 0 : w[v]; }, room.stretches);
-  total -= (kept.equal - kept.ties) * kept.least;
-  if (share) {
-    // Weights below (total - need) / vocab together are less than what may go.
-    const std::uint64_t need = share_of(total, options.top_p);
-    const std::uint64_t idle = (total - need) / static_cast<std::uint64_t>(vocab);
-    kept = find_cut<token_worth::mass>(w, vocab, kept.least > idle ? kept.least : idle, need, room.worths,
-                                       room.answer);
-  }
-  if (some || share) total = cut_weights(w, vocab, kept, room);
+  std::uint64_t total = 0;
+  for_each_loaded(vocab, logit, [&](index_t v, double l) {
+    const double below = __dsub_rn(l, largest);
+    const std::uint64_t weight =
+        op::token_weight(options.temperature == 1 ? below : __ddiv_rn(below, options.temperature));
+    w[v] = weight;
+    total += weight;
+    if (weight > 0 && (wanted.some || wanted.share)) {
+      const auto place = static_cast<unsigned>((digits_of(weight) >> first_shift) - first_prefix);
+      wanted.some ? room.worths.add_one(place) : room.worths.add(place, weight);
+    }
+  });
+  total = sum_of_warps(total, room.stretches);
+  if (wanted.some || wanted.share) total = filter_weights(w, vocab, wanted, total, room);
   if (threadIdx.x == 0) args.totals(r) = total;
 }
 
@@ -289,8 +420,8 @@ __global__ void __launch_bounds__(32 * weight_warps) draw_rows_kernel(Args args,
   sum_stretches(vocab, weight, stretches);
   const index_t token = first_above(scale_bits(args.bits(r), total), vocab, weight, stretches, &found);
   if (threadIdx.x != 0) return;
-  if (token < 0 || total == 0) wrong.report(r, static_cast<long long>(total));
   args.tokens(r) = static_cast<std::int32_t>(token < 0 ? 0 : token);
+  if (token < 0 || total == 0) wrong.report(r, static_cast<long long>(total));
 }
 
 }  // namespace cuda::detail
