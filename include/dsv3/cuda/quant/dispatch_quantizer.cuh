@@ -18,7 +18,7 @@ namespace cuda::detail {
 template <class Element>
 struct dispatched_rows {
   using element = Element;
-  static constexpr int tiles_across = 8;  // long pieces of rows that lie anywhere
+  static constexpr int tiles_across = 16;  // long pieces of rows that lie anywhere
   code_rows<Element> rows;
   view<const std::int32_t, 2> row_of;  // [tokens, top_k]
 
