@@ -98,6 +98,8 @@ int main(int argc, char** argv) {
   app.add_option("--device", device, "cpu, cuda, or auto: cuda where this program has it and there is a GPU")
       ->check(support::one_of({"auto", "cpu", "cuda"}))
       ->capture_default_str();
+  app.add_flag("--record,!--no-record", asked.records,
+               "on a GPU: launch decoding steps of a shape that was there before as one graph (the default)");
   app.add_option("--threads", asked.threads, "of the processor")
       ->check(support::whole_number(1, 4096))
       ->capture_default_str();

@@ -36,6 +36,7 @@ struct request {
   bool stream = true;             // print what there is, as it comes
   output form = output::text;
   bool on_gpu = false;
+  bool records = true;  // decoding steps of a GPU: launches those of a known shape as one graph
   int threads = 1;
 };
 

@@ -128,8 +128,10 @@ void answer(const request& asked) {
                 .sampling = asked.sampling,
                 .seed = asked.seed + static_cast<std::uint64_t>(sample)});
   answers out{asked, words};
+  typename Place::decoding recorded;
+  const auto step = [&] { return asked.records ? work.step(ctx, recorded) : work.step(ctx); };
   while (work.busy())
-    for (const generation_event& event : work.step(ctx))
+    for (const generation_event& event : step())
       if (!out.add(event.request, event.tokens, event.mark, event.reason)) work.cancel(event.request);
   print_figures(work.counts(), decoder.counts(), state);
 }

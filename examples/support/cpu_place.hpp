@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/cpu.hpp>
+#include <dsv3/exec/directly.hpp>
 
 #include <utility>
 
@@ -14,6 +15,7 @@ class cpu_place {
   /// Rows of experts lie without padding between them: what loops on a CPU want.
   using layout = dsv3::compact_layout;
   using context = dsv3::cpu_context<>;
+  using decoding = dsv3::directly;  // execution of decoding steps
   /// Rows of logits that exist at a time: as many as the caches like.
   static constexpr dsv3::index_t head_chunk_tokens = 512;
 

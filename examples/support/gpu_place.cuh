@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/cuda.cuh>
+#include <dsv3/cuda/host/recorded_work.cuh>
 
 #include <span>
 #include <utility>
@@ -16,6 +17,7 @@ class gpu_place {
   /// Segments of experts begin where tiles of matrix units do.
   using layout = dsv3::default_layout;
   using context = dsv3::cuda_context<Backend>;
+  using decoding = dsv3::cuda::recorded_shapes;
   /// Rows of logits that exist at a time: each time the gradient of the output matrix goes over the bus to
   /// memory.
   static constexpr dsv3::index_t head_chunk_tokens = 4096;

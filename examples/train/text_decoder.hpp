@@ -36,7 +36,7 @@ class text_decoder {
     dsv3::generator<P, layout> work{state_, decoder_};
     for (const auto& prompt : prompts)
       work.add({.prompt = prompt, .stop = {.max_tokens = count}, .sampling = {.temperature = 1}});
-    while (work.busy()) work.step(ctx_);
+    while (work.busy()) work.step(ctx_, execute_);
     return record_since(before, work.counts());
   }
 
@@ -51,7 +51,7 @@ class text_decoder {
                                       .seed = seed});
     std::string text;
     while (work.busy())
-      for (const dsv3::generation_event& event : work.step(ctx_)) {
+      for (const dsv3::generation_event& event : work.step(ctx_, execute_)) {
         text += words.decode(event.tokens, {.special = false});
         if (static_cast<index_t>(text.size()) >= bytes) work.cancel(request);
       }
@@ -86,6 +86,7 @@ class text_decoder {
   }
 
   typename Place::context ctx_;
+  typename Place::decoding execute_;
   dsv3::decoding_state<P, layout> state_;
   dsv3::speculative_decoder<P, layout> decoder_;
 };

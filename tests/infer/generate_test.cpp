@@ -258,3 +258,38 @@ TEST_CASE("refusals") {
   CHECK(requests.busy());
   CHECK(finish_all(requests, setup)[0].tokens.size() == 9);
 }
+
+TEST_CASE("steps of one shape have one key, and are executed by who is asked to") {
+  for (const index_t drafts : {0, 2}) {
+    CAPTURE(drafts);
+    const auto answers_of = [&](auto&& execute, double penalty) {
+      const decoder_options options{.draft_length = drafts};
+      setup_type setup{model(), {.sequences = 2, .longest = 40}, options};
+      generator_type together{setup.state, setup.decoder};
+      for (std::uint64_t i = 0; i < 3; ++i)
+        together.add({.prompt = random_prompt(4, i),
+                      .stop = {.max_tokens = 30},
+                      .sampling = {.temperature = 1, .repetition_penalty = penalty},
+                      .seed = i});
+      std::map<index_t, answer> answers;
+      while (together.busy()) collect(answers, together.step(setup.ctx, execute));
+      return answers;
+    };
+    std::map<std::vector<double>, int> steps;
+    const auto counted = [&](auto& ctx, const std::vector<double>& key, auto&& work) {
+      ++steps[key];
+      work(ctx);
+    };
+    CHECK(answers_of(counted, 1) == answers_of(directly{}, 1));
+    int most = 0, all = 0;
+    for (const auto& [key, count] : steps) most = std::max(most, count), all += count;
+    // Two sequences, then one; with drafts as many shapes as drafts may be accepted.
+    CHECK(steps.size() <= (drafts == 0 ? 2 : 24));
+    CHECK(most > (drafts == 0 ? 25 : 5));
+    CHECK(all > 40);
+
+    steps.clear();  // what was seen is longer with every token
+    CHECK(answers_of(counted, 1.5) == answers_of(directly{}, 1.5));
+    CHECK(steps.empty());
+  }
+}

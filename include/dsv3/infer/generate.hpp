@@ -75,9 +75,9 @@ class generator {
   const generation_counts& counts() const { return counts_; }
 
   /// Lets waiting requests in, reads one part of one prompt, and takes one decoding step for all whose
-  /// prompts are read. The events are in the order of slots.
-  template <execution_context Ctx>
-  std::vector<generation_event> step(Ctx& ctx) {
+  /// prompts are read, which `execute` executes. The events are in the order of slots.
+  template <execution_context Ctx, class Execute = directly>
+  std::vector<generation_event> step(Ctx& ctx, Execute&& execute = {}) {
     std::vector<generation_event> events;
     admit(events);
     std::vector<index_t> ready;
@@ -87,19 +87,19 @@ class generator {
       if (at(slot).prompt_read)
         ready.push_back(slot);
       else if (!std::exchange(read, true))
-        read_prompt(ctx, slot, events);
+        read_prompt(ctx, slot, events, execute);
     }
     if (ready.empty()) return events;
     const stopwatch clock{counts_.decode_seconds};
     std::vector<index_t> before;
     for (const index_t slot : ready) before.push_back(tokens_of(slot));
-    decoder_.verify(ctx, state_, ready);
+    decoder_.verify(ctx, state_, ready, execute);
     std::vector<index_t> going;
     for (std::size_t i = 0; i < ready.size(); ++i) {
       counts_.decoded_tokens += tokens_of(ready[i]) - before[i];
       if (report(ready[i], before[i], events)) going.push_back(ready[i]);
     }
-    decoder_.propose(ctx, state_, going);
+    decoder_.propose(ctx, state_, going, execute);
     ++counts_.decode_steps;
     counts_.decoded_alone += static_cast<std::int64_t>(ready.size());
     return events;
@@ -155,8 +155,8 @@ class generator {
     }
   }
 
-  template <class Ctx>
-  void read_prompt(Ctx& ctx, index_t slot, std::vector<generation_event>& events) {
+  template <class Ctx, class Execute>
+  void read_prompt(Ctx& ctx, index_t slot, std::vector<generation_event>& events, Execute&& execute) {
     const stopwatch clock{counts_.prompt_seconds};
     counts_.shared_tokens += state_.share_prefix(slot);  // of one that was read since
     const index_t before = tokens_of(slot), cached = state_[slot].cached;
@@ -164,7 +164,7 @@ class generator {
     counts_.prompt_tokens += state_[slot].cached - cached;
     if (!at(slot).prompt_read || !report(slot, before, events)) return;
     const index_t one[] = {slot};
-    decoder_.propose(ctx, state_, one);
+    decoder_.propose(ctx, state_, one, execute);
   }
 
   // Tells what the tokens beyond the first `before` are. False where the sequence is finished and has left.

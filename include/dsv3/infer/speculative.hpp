@@ -2,6 +2,7 @@
 // Decoding with the MTP module as its own draft model (report, sections 2.2 and 5.4.3).
 #pragma once
 
+#include <dsv3/exec/directly.hpp>
 #include <dsv3/exec/measure.hpp>
 #include <dsv3/exec/pooled_memory.hpp>
 #include <dsv3/exec/random.hpp>
@@ -15,7 +16,6 @@
 #include <cstdint>
 #include <iterator>
 #include <memory>
-#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -87,6 +87,9 @@ struct decoder_buffers {
 ///       decoder.verify(ctx, state, {{chat}});
 ///       decoder.propose(ctx, state, {{chat}});
 ///     }
+///
+/// verify and propose hand what they tell the backend to `execute`, as train_step does: steps of one shape
+/// have one key, so cuda::recorded_shapes launches each as one graph.
 template <precision P, layout_policy L = default_layout>
 class speculative_decoder {
  public:
@@ -105,7 +108,11 @@ class speculative_decoder {
         arrays_(std::make_unique<pooled_memory>(memory.shared)),
         buffers_(memory.work, buffers_config(state, options)),
         rope_(memory.work, typename rope_table<accumulator<P>>::config_type{state.longest, model.qk_rope}),
+        main_step_(*arrays_, most_pages(state)),
+        module_step_(*arrays_, most_pages(state)),
         last_(static_cast<std::size_t>(state.sequences)) {
+    for (step_arrays* step : {&main_step_, &module_step_})
+      step->reserve(state.sequences, state.sequences * (1 + options.draft_length));
     counts_.judged.assign(static_cast<std::size_t>(options.draft_length), 0);
     counts_.accepted = counts_.judged;
     op::decoupled_rope<P, L::rope>::table(ctx, {.rope = model.rope, .table = rope_});
@@ -122,70 +129,93 @@ class speculative_decoder {
     const index_t first = s.cached, last = std::min(first + options_.prefill_tokens, length);
     const bool whole = last == length;
     state.reserve(ctx, slot, first, last);
-    step_rows rows{*arrays_};
-    rows.add(s.pages, first, std::span(s.tokens).subspan(at(first), at(last - first)));
-    auto heads = array<std::int32_t>();
-    if (whole) heads.push_back(static_cast<std::int32_t>(last - first - 1));
-    run_main(ctx, state, rows, options_.prefill_form, heads);
+    step_arrays step{*arrays_};  // one that waits for the backend: parts of a prompt follow each other
+    step.rows.add(s.pages, first, std::span(s.tokens).subspan(at(first), at(last - first)));
+    if (whole) step.heads.push_back(static_cast<std::int32_t>(last - first - 1));
+    run_main(ctx, state, step, step.rows.tokens(options_.prefill_form));
     s.cached = last;
     last_[at(slot)] = 0;
     const index_t one[] = {slot};
-    if (whole)
-      commit(ctx, state, one);
-    else if (drafts())
-      pair(ctx, state, one, predict::nothing);
+    if (whole) {
+      prepare_commit(state, one, step);
+      judge(ctx, step);
+      commit(ctx, state, one, step);
+    } else if (drafts()) {
+      step_arrays pairs{*arrays_};
+      pair(state, one, predict::nothing, pairs);
+      run_module(ctx, state, pairs, pairs.rows.tokens(form_of(one, pairs)), buffers_.h);
+    }
     return whole;
   }
 
   /// One step of the main model for sequences whose prompts are read. Each grows by 1 + its accepted drafts.
-  template <execution_context Ctx>
-  void verify(Ctx& ctx, state_type& state, slots which) {
+  template <execution_context Ctx, class Execute = directly>
+  void verify(Ctx& ctx, state_type& state, slots which, Execute&& execute = {}) {
     if (which.empty()) return;
-    step_rows rows{*arrays_};
-    auto heads = array<std::int32_t>();
+    step_arrays& step = main_step_;
+    step.clear();
     for (const index_t slot : which) {
       decoding_sequence& s = state[slot];
       require(check_step(state, slot));
-      last_[at(slot)] = rows.tokens();
+      last_[at(slot)] = step.rows.tokens();
       std::vector<std::int32_t> ids{s.tokens.back()};
       ids.insert(ids.end(), s.drafts.begin(), s.drafts.end());
       const index_t last = s.cached + static_cast<index_t>(ids.size());
       state.reserve(ctx, slot, s.cached, last);
-      rows.add(s.pages, s.cached, ids);
+      step.rows.add(s.pages, s.cached, ids);
     }
-    for (index_t t = 0; t < rows.tokens(); ++t) heads.push_back(static_cast<std::int32_t>(t));
-    run_main(ctx, state, rows, attention_form::absorbed, heads);
-    commit(ctx, state, which);
+    for (index_t t = 0; t < step.rows.tokens(); ++t) step.heads.push_back(static_cast<std::int32_t>(t));
+    prepare_commit(state, which, step);
+    const cached_tokens tokens = step.rows.tokens(attention_form::absorbed);
+    perform(ctx, state, step, execute, [&](auto& to) {
+      run_main(to, state, step, tokens);
+      judge(to, step);
+    });
+    commit(ctx, state, which, step);
   }
 
   /// The MTP module reads what the last prefill or verify of these sequences committed, and drafts up to
   /// draft_length tokens; none beyond the longest sequence. Follows that step before another one comes.
   /// Without drafting there is nothing to do.
-  template <execution_context Ctx>
-  void propose(Ctx& ctx, state_type& state, slots which) {
+  template <execution_context Ctx, class Execute = directly>
+  void propose(Ctx& ctx, state_type& state, slots which, Execute&& execute = {}) {
     if (!drafts() || which.empty()) return;
-    auto source = array<std::int32_t>();  // in y, of each sequence that gets another draft
-    std::vector<index_t> going = pair(ctx, state, which, predict::last, &source);
+    step_arrays& step = module_step_;
+    step.clear();
+    std::vector<index_t> going = pair(state, which, predict::last, step);
+    prepare_draw(state, going, step);
+    const cached_tokens tokens = step.rows.tokens(form_of(which, step));
+    const auto work = [&](auto& to) {
+      run_module(to, state, step, tokens, buffers_.h);
+      draw(to, step);
+    };
+    if (tokens.form == attention_form::absorbed)
+      perform(ctx, state, step, execute, work);
+    else
+      work(ctx);
     while (!going.empty()) {
-      draw_drafts(ctx, state, going);
+      take_drafts(ctx, state, going, step);
+      const std::vector<std::int32_t> last_pairs(step.heads.begin(), step.heads.end());
+      step.clear();
       std::vector<index_t> rest;
-      auto rest_source = array<std::int32_t>();
-      step_rows rows{*arrays_};
       for (std::size_t i = 0; i < going.size(); ++i) {
         decoding_sequence& s = state[going[i]];
         if (!takes_draft(state, s)) continue;
         const index_t row = s.cached + static_cast<index_t>(s.drafts.size()) - 1;  // not counted in s.drafted
         state.reserve(ctx, going[i], row, row + 1);
-        rows.add(s.pages, row, std::span<const std::int32_t>(s.drafts).last(1));
-        rest.push_back(going[i]), rest_source.push_back(source[i]);
+        step.rows.add(s.pages, row, std::span<const std::int32_t>(s.drafts).last(1));
+        step.source.push_back(last_pairs[i]);
+        step.heads.push_back(static_cast<std::int32_t>(rest.size()));
+        rest.push_back(going[i]);
       }
       going = std::move(rest);
       if (going.empty()) return;
-      const auto h = buffers_.h_pairs.rows(0, rows.tokens());
-      op::gather_rows<activation<P>>::forward(ctx, {.x = buffers_.y, .rows = whole(rest_source), .y = h});
-      source.resize(going.size());
-      std::iota(source.begin(), source.end(), 0);
-      run_module(ctx, state, rows, attention_form::absorbed, source);
+      prepare_draw(state, going, step);
+      const cached_tokens next = step.rows.tokens(attention_form::absorbed);
+      perform(ctx, state, step, execute, [&](auto& to) {
+        run_module(to, state, step, next, buffers_.y);
+        draw(to, step);
+      });
     }
   }
 
@@ -196,11 +226,13 @@ class speculative_decoder {
     const auto step = [&](auto& probe, index_t count, index_t tokens, attention_form form) {
       const std::vector<std::int32_t> pages(at(state.pages_of(longest)));
       const std::vector<std::int32_t> ids(at(std::min(tokens, longest)));
-      step_rows rows{*arrays_};
-      for (index_t i = 0; i < count; ++i) rows.add(pages, longest - static_cast<index_t>(ids.size()), ids);
-      const auto heads = array<std::int32_t>(std::min(rows.tokens(), buffers_.logits.extent(0)));
-      run_main(probe, state, rows, form, heads);
-      if (drafts()) run_module(probe, state, rows, form, heads);
+      step_arrays of_step{*arrays_};
+      for (index_t i = 0; i < count; ++i)
+        of_step.rows.add(pages, longest - static_cast<index_t>(ids.size()), ids);
+      of_step.heads.resize(at(std::min(of_step.rows.tokens(), buffers_.logits.extent(0))));
+      of_step.source.resize(at(of_step.rows.tokens()));
+      run_main(probe, state, of_step, of_step.rows.tokens(form));
+      if (drafts()) run_module(probe, state, of_step, of_step.rows.tokens(form), buffers_.h);
     };
     const auto steps = [&](auto& probe) {
       // Fewer tokens may take more: what too few sequences leave to threads is cut finer.
@@ -211,13 +243,15 @@ class speculative_decoder {
       for (index_t count = 1; count <= sequences; ++count)
         for (index_t tokens = 1; tokens <= 1 + options_.draft_length; ++tokens)
           step(probe, count, tokens, attention_form::absorbed);
-      const decoding_sequence any;
-      distribute(probe, std::vector<prediction>(at(buffers_.logits.extent(0)), prediction{&any, 0}));
-      const auto drafted = array<std::int32_t>(sequences * options_.draft_length);
-      auto offsets = array<std::int32_t>(sequences + 1), next = array<std::int32_t>(sequences),
-           accepted = next;
-      const auto bits = array<std::uint64_t>(2 * static_cast<index_t>(drafted.size() + next.size()));
-      accept(probe, drafted, offsets, bits, accepted, next);
+      step_arrays last{*arrays_};
+      const std::size_t predictions = at(buffers_.logits.extent(0)), drafts = predictions - at(sequences);
+      last.options.resize(predictions), last.bits.resize(2 * predictions);
+      last.drafted.resize(drafts), last.draft_rows.resize(drafts);
+      last.draft_offsets.resize(at(sequences + 1));
+      last.accepted.resize(at(sequences)), last.next.resize(at(sequences));
+      judge(probe, last);
+      last.options.resize(at(sequences)), last.bits.resize(at(sequences));
+      if (options_.draft_length > 0) draw(probe, last);
     };
     return measure(ctx, steps, paths);
   }
@@ -230,11 +264,6 @@ class speculative_decoder {
   static view<const T, 1> whole(const shared_array<T>& values) {
     return view<const T, 1>{values.data(), static_cast<index_t>(values.size())};
   }
-  /// What a step's operations read, or write for the host.
-  template <class T>
-  shared_array<T> array(index_t count = 0) const {
-    return shared_array<T>(at(count), T{}, *arrays_);
-  }
   /// The end of what the backend was told to do; what it read may be used again.
   template <class Ctx>
   void finish(Ctx& ctx) const {
@@ -242,6 +271,20 @@ class speculative_decoder {
     arrays_->settle();
   }
   bool drafts() const { return options_.draft_length > 0; }
+
+  static index_t most_pages(const decoding_config& c) {
+    return L::cache::page_rows > 0 ? ceil_div(c.longest, index_t{L::cache::page_rows}) : 1;
+  }
+
+  // A list of what was seen is longer with every token: no step with one is like another.
+  template <class Ctx, class Execute, class Work>
+  static void perform(Ctx& ctx, const state_type& state, const step_arrays& step, Execute&& execute,
+                      Work&& work) {
+    if (!step.seen.empty()) return work(ctx);
+    std::vector<double> key = step.key();
+    key.push_back(static_cast<double>(reinterpret_cast<std::uintptr_t>(state.cache().rows.data())));
+    execute(ctx, key, work);
+  }
 
   static decoder_buffers_config buffers_config(const decoding_config& c, const decoder_options& o) {
     if (o.draft_length < 0 || o.prefill_tokens < 1)
@@ -272,34 +315,38 @@ class speculative_decoder {
   }
 
   template <class Ctx>
-  void run_main(Ctx& ctx, const state_type& state, step_rows& rows, attention_form form,
-                const shared_array<std::int32_t>& heads) const {
+  void run_main(Ctx& ctx, const state_type& state, const step_arrays& step,
+                const cached_tokens& tokens) const {
+    const step_rows& rows = step.rows;
     model_.decode(ctx, {.ids = rows.ids(),
-                        .tokens = rows.tokens(form),
+                        .tokens = tokens,
                         .weights = weights_,
                         .bias = bias_,
                         .rope = rope_,
                         .cache = state.cache(),
                         .h = drafts() ? buffers_.h.rows(0, rows.tokens()) : buffers_.h,
-                        .heads = whole(heads),
-                        .logits = buffers_.logits.rows(0, static_cast<index_t>(heads.size()))});
+                        .heads = whole(step.heads),
+                        .logits = buffers_.logits.rows(0, static_cast<index_t>(step.heads.size()))});
   }
 
-  // The MTP module over h_pairs; y gets its state.
+  // The MTP module over the source's states among `h`; y gets its own.
   template <class Ctx>
-  void run_module(Ctx& ctx, const state_type& state, step_rows& rows, attention_form form,
-                  const shared_array<std::int32_t>& heads) const {
+  void run_module(Ctx& ctx, const state_type& state, const step_arrays& step, const cached_tokens& tokens,
+                  const view<const activation<P>, 2>& h) const {
+    const step_rows& rows = step.rows;
+    op::gather_rows<activation<P>>::forward(
+        ctx, {.x = h, .rows = whole(step.source), .y = buffers_.h_pairs.rows(0, rows.tokens())});
     model_.draft(ctx, {.depth = 1,
                        .h = buffers_.h_pairs.rows(0, rows.tokens()),
                        .ids = rows.ids(),
-                       .tokens = rows.tokens(form),
+                       .tokens = tokens,
                        .weights = weights_,
                        .bias = bias_,
                        .rope = rope_,
                        .cache = state.cache(),
                        .y = buffers_.y.rows(0, rows.tokens()),
-                       .heads = whole(heads),
-                       .logits = buffers_.logits.rows(0, static_cast<index_t>(heads.size()))});
+                       .heads = whole(step.heads),
+                       .logits = buffers_.logits.rows(0, static_cast<index_t>(step.heads.size()))});
   }
 
   // Whether there is room for one more draft, in the step that verifies it and in the sequence.
@@ -308,57 +355,50 @@ class speculative_decoder {
     return drafted < options_.draft_length && s.cached + 1 + drafted < state.config().longest;
   }
 
-  // The MTP module over the pairs (h_i, token i + 1) that the last step made known. Returns the sequences
-  // that take a draft, whose logits come out in this order, and where in y the last pair of each lies.
-  template <class Ctx>
-  std::vector<index_t> pair(Ctx& ctx, state_type& state, slots which, predict wanted,
-                            shared_array<std::int32_t>* last_pairs = nullptr) {
-    step_rows rows{*arrays_};
+  // The pairs (h_i, token i + 1) that the last step made known. Returns the sequences that take a draft,
+  // whose logits come out in this order; the step's heads are the last pair of each.
+  std::vector<index_t> pair(state_type& state, slots which, predict wanted, step_arrays& step) {
+    step_rows& rows = step.rows;
     std::vector<index_t> going;
-    auto source = array<std::int32_t>(), heads = array<std::int32_t>();
     for (const index_t slot : which) {
       decoding_sequence& s = state[slot];
       const index_t count = s.cached - s.drafted;
-      for (index_t i = 0; i < count; ++i) source.push_back(static_cast<std::int32_t>(last_[at(slot)] + i));
+      for (index_t i = 0; i < count; ++i)
+        step.source.push_back(static_cast<std::int32_t>(last_[at(slot)] + i));
       rows.add(s.pages, s.drafted,
                std::span<const std::int32_t>(s.tokens).subspan(at(s.drafted + 1), at(count)));
       s.drafted = s.cached;
       if (wanted == predict::nothing || !takes_draft(state, s)) continue;
-      going.push_back(slot), heads.push_back(static_cast<std::int32_t>(rows.tokens() - 1));
+      going.push_back(slot), step.heads.push_back(static_cast<std::int32_t>(rows.tokens() - 1));
     }
-    op::gather_rows<activation<P>>::forward(
-        ctx, {.x = buffers_.h, .rows = whole(source), .y = buffers_.h_pairs.rows(0, rows.tokens())});
-    const bool after_prefill = which.size() == 1 && rows.tokens() > 1 + options_.draft_length;
-    run_module(ctx, state, rows, after_prefill ? options_.prefill_form : attention_form::absorbed, heads);
-    if (last_pairs != nullptr) *last_pairs = std::move(heads);
     return going;
   }
+  // Of pairs: those of a part of a prompt are many.
+  attention_form form_of(slots which, const step_arrays& step) const {
+    const bool of_prompt = which.size() == 1 && step.rows.tokens() > 1 + options_.draft_length;
+    return of_prompt ? options_.prefill_form : attention_form::absorbed;
+  }
 
-  // Distributions of the first `rows` logits, each of a sequence and the tokens after its committed ones.
-  struct prediction {
-    const decoding_sequence* sequence;
-    index_t drafts_before;
-  };
-  template <class Ctx>
-  void distribute(Ctx& ctx, const std::vector<prediction>& rows) const {
-    const auto count = static_cast<index_t>(rows.size());
-    auto options = array<sampling_options>();
-    auto seen = array<std::int32_t>(), seen_offsets = array<std::int32_t>(1);
+  // The next prediction is of a sequence and `drafts_before` tokens after its committed ones.
+  void prepare_prediction(const decoding_sequence& s, index_t drafts_before, step_arrays& step) const {
     // An id of a prompt need not be one that may follow.
     const auto may_follow = [this](std::int32_t id) { return id < buffers_.config.vocab; };
-    for (const prediction& row : rows) {
-      const decoding_sequence& s = *row.sequence;
-      options.push_back(s.sampling);
-      if (s.sampling.repetition_penalty != 1) {
-        std::copy_if(s.tokens.begin(), s.tokens.end(), std::back_inserter(seen), may_follow);
-        seen.insert(seen.end(), s.drafts.begin(), s.drafts.begin() + row.drafts_before);
-      }
-      seen_offsets.push_back(static_cast<std::int32_t>(seen.size()));
+    if (step.seen_offsets.empty()) step.seen_offsets.push_back(0);
+    step.options.push_back(s.sampling);
+    if (s.sampling.repetition_penalty != 1) {
+      std::copy_if(s.tokens.begin(), s.tokens.end(), std::back_inserter(step.seen), may_follow);
+      step.seen.insert(step.seen.end(), s.drafts.begin(), s.drafts.begin() + drafts_before);
     }
+    step.seen_offsets.push_back(static_cast<std::int32_t>(step.seen.size()));
+  }
+  // Distributions of the step's predictions.
+  template <class Ctx>
+  void distribute(Ctx& ctx, const step_arrays& step) const {
+    const auto count = static_cast<index_t>(step.options.size());
     op::token_distribution<P>::forward(ctx, {.logits = buffers_.logits.rows(0, count),
-                                             .options = whole(options),
-                                             .seen = whole(seen),
-                                             .seen_offsets = whole(seen_offsets),
+                                             .options = whole(step.options),
+                                             .seen = whole(step.seen),
+                                             .seen_offsets = whole(step.seen_offsets),
                                              .weights = buffers_.weights.rows(0, count),
                                              .totals = buffers_.totals.rows(0, count)});
   }
@@ -371,53 +411,48 @@ class speculative_decoder {
     return (std::uint64_t{high} << 32) | low;
   }
 
-  // Accepts drafts by the logits of a step whose tokens are the last committed one and the drafts.
-  template <class Ctx>
-  void commit(Ctx& ctx, state_type& state, slots which) {
-    std::vector<prediction> rows;
-    auto drafted = array<std::int32_t>(), offsets = array<std::int32_t>(1), q_rows = array<std::int32_t>();
-    auto bits = array<std::uint64_t>();
+  // A step whose tokens are the last committed one and the drafts accepts drafts by its logits.
+  void prepare_commit(const state_type& state, slots which, step_arrays& step) const {
+    step.draft_offsets.push_back(0);
     for (const index_t slot : which) {
       const decoding_sequence& s = state[slot];
       const auto count = static_cast<index_t>(s.drafts.size());
       for (index_t i = 0; i <= count; ++i) {
-        rows.push_back({&s, i});
+        prepare_prediction(s, i, step);
         const auto words = random_words(s, "decode.verify", static_cast<index_t>(s.tokens.size()) + i);
-        bits.push_back(joined(words.value[0], words.value[1]));
-        bits.push_back(joined(words.value[2], words.value[3]));
-        if (i < count) q_rows.push_back(static_cast<std::int32_t>(slot * options_.draft_length + i));
+        step.bits.push_back(joined(words.value[0], words.value[1]));
+        step.bits.push_back(joined(words.value[2], words.value[3]));
+        if (i < count) step.draft_rows.push_back(static_cast<std::int32_t>(slot * options_.draft_length + i));
       }
-      drafted.insert(drafted.end(), s.drafts.begin(), s.drafts.end());
-      offsets.push_back(static_cast<std::int32_t>(drafted.size()));
+      step.drafted.insert(step.drafted.end(), s.drafts.begin(), s.drafts.end());
+      step.draft_offsets.push_back(static_cast<std::int32_t>(step.drafted.size()));
     }
-    distribute(ctx, rows);
-    const auto packed = static_cast<index_t>(q_rows.size());
-    using gather = op::gather_rows<std::uint64_t>;
-    gather::forward(ctx, {.x = buffers_.q, .rows = whole(q_rows), .y = buffers_.q_step.rows(0, packed)});
-    gather::forward(
-        ctx, {.x = buffers_.q_totals, .rows = whole(q_rows), .y = buffers_.q_step_totals.rows(0, packed)});
-    const auto sequences = static_cast<index_t>(which.size());
-    auto accepted = array<std::int32_t>(sequences), next = array<std::int32_t>(sequences);
-    accept(ctx, drafted, offsets, bits, accepted, next);
-    finish(ctx);
-    for (std::size_t i = 0; i < which.size(); ++i) take(state, which[i], accepted[i], next[i]);
+    step.accepted.assign(which.size(), 0), step.next.assign(which.size(), 0);
   }
-
   template <class Ctx>
-  void accept(Ctx& ctx, const shared_array<std::int32_t>& drafted, const shared_array<std::int32_t>& offsets,
-              const shared_array<std::uint64_t>& bits, shared_array<std::int32_t>& accepted,
-              shared_array<std::int32_t>& next) const {
-    const auto sequences = static_cast<index_t>(next.size()), drafts = static_cast<index_t>(drafted.size());
+  void judge(Ctx& ctx, step_arrays& step) const {
+    distribute(ctx, step);
+    const auto sequences = static_cast<index_t>(step.next.size());
+    const auto drafts = static_cast<index_t>(step.drafted.size());
+    const auto rows = whole(step.draft_rows);
+    using gather = op::gather_rows<std::uint64_t>;
+    gather::forward(ctx, {.x = buffers_.q, .rows = rows, .y = buffers_.q_step.rows(0, drafts)});
+    gather::forward(ctx, {.x = buffers_.q_totals, .rows = rows, .y = buffers_.q_step_totals.rows(0, drafts)});
     op::accept_draft::forward(
         ctx, {.target = buffers_.weights.rows(0, sequences + drafts),
               .target_totals = buffers_.totals.rows(0, sequences + drafts),
               .draft = buffers_.q_step.rows(0, drafts),
               .draft_totals = view<const std::uint64_t, 1>{buffers_.q_step_totals.data(), drafts},
-              .drafted = whole(drafted),
-              .offsets = whole(offsets),
-              .bits = whole(bits),
-              .accepted = view{accepted.data(), sequences},
-              .next = view{next.data(), sequences}});
+              .drafted = whole(step.drafted),
+              .offsets = whole(step.draft_offsets),
+              .bits = whole(step.bits),
+              .accepted = view{step.accepted.data(), sequences},
+              .next = view{step.next.data(), sequences}});
+  }
+  template <class Ctx>
+  void commit(Ctx& ctx, state_type& state, slots which, const step_arrays& step) {
+    finish(ctx);
+    for (std::size_t i = 0; i < which.size(); ++i) take(state, which[i], step.accepted[i], step.next[i]);
   }
 
   // The rows of discarded drafts are forgotten by not counting them.
@@ -436,25 +471,30 @@ class speculative_decoder {
   }
 
   // One more draft for each of the sequences, from the first logits.
-  template <class Ctx>
-  void draw_drafts(Ctx& ctx, state_type& state, slots which) {
-    const auto count = static_cast<index_t>(which.size());
-    std::vector<prediction> rows;
-    auto bits = array<std::uint64_t>();
+  void prepare_draw(const state_type& state, slots which, step_arrays& step) const {
     for (const index_t slot : which) {
       const decoding_sequence& s = state[slot];
       const auto before = static_cast<index_t>(s.drafts.size());
       const auto words = random_words(s, "decode.draft", static_cast<index_t>(s.tokens.size()) + before);
-      rows.push_back({&s, before});
-      bits.push_back(joined(words.value[0], words.value[1]));
+      prepare_prediction(s, before, step);
+      step.bits.push_back(joined(words.value[0], words.value[1]));
     }
-    distribute(ctx, rows);
-    auto drawn = array<std::int32_t>(count);
+    step.next.assign(which.size(), 0);
+  }
+  template <class Ctx>
+  void draw(Ctx& ctx, step_arrays& step) const {
+    const auto count = static_cast<index_t>(step.next.size());
+    if (count == 0) return;
+    distribute(ctx, step);
     op::token_distribution<P>::draw(ctx, {.weights = buffers_.weights.rows(0, count),
                                           .totals = buffers_.totals.rows(0, count),
-                                          .bits = whole(bits),
-                                          .tokens = view{drawn.data(), count}});
+                                          .bits = whole(step.bits),
+                                          .tokens = view{step.next.data(), count}});
+  }
+  template <class Ctx>
+  void take_drafts(Ctx& ctx, state_type& state, slots which, const step_arrays& step) {
     finish(ctx);
+    const auto count = static_cast<index_t>(which.size());
     for (index_t i = 0; i < count; ++i) {  // kept by slot: sequences come and go before the next step
       decoding_sequence& s = state[which[at(i)]];
       const index_t row = which[at(i)] * options_.draft_length + static_cast<index_t>(s.drafts.size());
@@ -462,7 +502,7 @@ class speculative_decoder {
       move::forward(ctx, {.x = buffers_.weights.rows(i, i + 1), .y = buffers_.q.rows(row, row + 1)});
       move::forward(ctx,
                     {.x = view{buffers_.totals.data() + i, 1, 1}, .y = buffers_.q_totals.rows(row, row + 1)});
-      s.drafts.push_back(drawn[at(i)]);
+      s.drafts.push_back(step.next[at(i)]);
     }
   }
 
@@ -473,6 +513,7 @@ class speculative_decoder {
   std::unique_ptr<pooled_memory> arrays_;
   owned<decoder_buffers<P>> buffers_;
   owned<rope_table<accumulator<P>>> rope_;
+  step_arrays main_step_, module_step_;
   std::vector<index_t> last_;  // where a sequence's tokens begin in h, by slot
   draft_counts counts_;
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv3/comm/solo.hpp>
+#include <dsv3/exec/directly.hpp>
 #include <dsv3/exec/measure.hpp>
 #include <dsv3/op/optim/adamw.hpp>
 #include <dsv3/op/optim/global_norm.hpp>
@@ -235,15 +236,6 @@ inline std::vector<double> numbers_of(std::span<const token_batch> batches, cons
 }
 
 }  // namespace detail
-
-/// Executes the work of a step as it is written. What may execute it otherwise, for one who has recorded it,
-/// gets a key besides: all numbers of the host that the work depends on.
-struct directly {
-  template <class Ctx, class Work>
-  void operator()(Ctx& ctx, const std::vector<double>&, Work&& work) const {
-    work(ctx);
-  }
-};
 
 /// One step over `batches`, at most state.shape.micro_batches of them. With a loss or a gradient that is not
 /// finite nothing is updated: weights, moments and routing bias stay as they are, the load is dropped, and

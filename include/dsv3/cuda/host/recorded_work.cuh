@@ -5,7 +5,9 @@
 #include <dsv3/cuda/host/error.cuh>
 #include <dsv3/exec/cuda_context.hpp>
 
+#include <cstddef>
 #include <cstring>
+#include <map>
 #include <vector>
 
 namespace dsv3::inline DSV3_ABI::cuda {
@@ -64,6 +66,24 @@ class recorded_work {
 
   std::vector<double> key_;
   cudaGraphExec_t graph_ = nullptr;
+};
+
+/// A record for each key: of work that comes in a few shapes, such as decoding steps of so many sequences.
+class recorded_shapes {
+ public:
+  template <class Backend, class Work>
+  void operator()(cuda_context<Backend>& ctx, const std::vector<double>& key, Work&& work) {
+    if (shapes_.size() == most_shapes && !shapes_.contains(key)) shapes_.clear();
+    shapes_[key](ctx, key, work);
+  }
+
+  /// How many shapes were seen.
+  std::size_t size() const { return shapes_.size(); }
+
+ private:
+  static constexpr std::size_t most_shapes = 64;  // a record takes some kilobytes for each kernel
+
+  std::map<std::vector<double>, recorded_work> shapes_;
 };
 
 }  // namespace dsv3::inline DSV3_ABI::cuda
