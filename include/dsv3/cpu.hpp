@@ -27,6 +27,7 @@
 #include <dsv3/cpu/quant/dispatch_quantizer.hpp>
 #include <dsv3/cpu/quant/rms_norm_quantizer.hpp>
 #include <dsv3/cpu/quant/stored_rows.hpp>
+#include <dsv3/cpu/quant/stored_swiglu.hpp>
 #include <dsv3/cpu/quant/swiglu_quantizer.hpp>
 #include <dsv3/cpu/quant/tile_quantizer.hpp>
 #include <dsv3/cpu/quant/transposing_quantizer.hpp>

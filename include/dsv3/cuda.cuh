@@ -34,6 +34,7 @@
 #include <dsv3/cuda/quant/dispatch_quantizer.cuh>
 #include <dsv3/cuda/quant/rms_norm_quantizer.cuh>
 #include <dsv3/cuda/quant/stored_rows.cuh>
+#include <dsv3/cuda/quant/stored_swiglu.cuh>
 #include <dsv3/cuda/quant/swiglu_quantizer.cuh>
 #include <dsv3/cuda/quant/tile_quantizer.cuh>
 #include <dsv3/cuda/quant/transposing_quantizer.cuh>

@@ -146,21 +146,31 @@ struct expert_dispatch {
     }
   }
 
-  /// Gradients take the same way, and arrive as activations: dy [tokens, width] → rows [row capacity, width]
+  /// Gradients take the same way: dy [tokens, width] → rows [row capacity, width], as products read them.
   template <execution_context Ctx>
   void dispatch_gradient(Ctx& ctx, view<const activation<P>, 2> dy, const rank_plan& to,
-                         const permutation_view& plan, view<activation<P>, 2> rows,
+                         const permutation_view& plan, const operand_rows<P>& rows,
                          const fp8_recipe& recipe) const {
     const scratch_frame frame{ctx.scratch};
     if constexpr (tilewise<P>)
-      if (ranks > 1 && narrow_gradients(recipe))
-        return with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-          const auto codes = send_codes<Gradient>(ctx, dy, to, recipe.exchanged_scales, recipe.gradients);
-          const auto wide = ctx.scratch.template tensor<activation<P>>(codes.extent(0), codes.extent(1));
-          op::tile_quantizer<activation<P>, Gradient, row_tile>::dequantize(ctx, {.x = codes, .y = wide});
-          op::permute<P>::dispatch(ctx, {.x = wide, .plan = plan, .rows = rows});
-        });
-    op::permute<P>::dispatch(ctx, {.x = ranks > 1 ? send_rows(ctx, dy, to) : dy, .plan = plan, .rows = rows});
+      with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
+        using quantizer = op::dispatch_quantizer<P, Gradient>;
+        const auto to_rows = as_codes<Gradient>(rows);
+        if (ranks > 1 &&
+            (options.format == exchanged_format::narrow || recipe.gradients != scale_group::tile))
+          return quantizer::place(
+              ctx, {.x = send_codes<Gradient>(ctx, dy, to, recipe.exchanged_scales, recipe.gradients),
+                    .plan = plan,
+                    .rows = to_rows});
+        quantizer::forward(ctx, {.x = ranks > 1 ? send_rows(ctx, dy, to) : dy,
+                                 .plan = plan,
+                                 .rows = to_rows,
+                                 .scales = recipe.exchanged_scales,
+                                 .group = recipe.gradients});
+      });
+    else
+      op::permute<P>::dispatch(ctx,
+                               {.x = ranks > 1 ? send_rows(ctx, dy, to) : dy, .plan = plan, .rows = rows});
   }
 
   /// rows [row capacity, width], added to `add` [tokens, width] when it is not empty → y [tokens, width].
@@ -274,13 +284,6 @@ struct expert_dispatch {
   // Scales that travel lie row by row.
   static view<float, 2, strided> any_stride(const view<float, 2>& scales) {
     return {scales.data(), {scales.extent(0), scales.extent(1)}, {scales.stride(0), 1}};
-  }
-
-  // The experts' rank cuts its gradients into the same tiles again, and finds the same values where scales
-  // are powers of two and tiles of one row.
-  bool narrow_gradients(const fp8_recipe& recipe) const {
-    return options.format == exchanged_format::narrow &&
-           recipe.exchanged_scales == scale_kind::power_of_two && recipe.gradients == scale_group::tile;
   }
 };
 

@@ -32,15 +32,14 @@ struct grouped_linear {
     op::grouped_gemm<P>::backward_weights(
         ctx, {.dy = ragged(dy, groups), .x = ragged(x, groups), .dw = dw, .into = into});
   }
-  /// The two for a gradient that came through the exchange.
-  template <execution_context Ctx>
-  void exchanged_data(Ctx& ctx, const_rows dy, weights w, const row_groups& groups, rows dx) const {
-    backward_data(ctx, dy, w, groups, dx);
+  /// What the weights' product reads of x and of dy, which sums over an expert's rows.
+  template <class Ctx>
+  const_rows columns(Ctx&, const_rows x, const row_groups&, scale_kind) const {
+    return x;
   }
-  template <execution_context Ctx>
-  void exchanged_weights(Ctx& ctx, const_rows dy, const_rows x, const row_groups& groups,
-                         view<gradient<P>, 3> dw, store into) const {
-    backward_weights(ctx, dy, x, groups, dw, into);
+  template <class Ctx>
+  const_rows gradient_columns(Ctx&, const_rows dy, const row_groups&) const {
+    return dy;
   }
 
  private:
@@ -50,12 +49,10 @@ struct grouped_linear {
   }
 };
 
-/// What came through the exchange came in 8 bits with the exchange's scales: its rows in tiles are what the
-/// weight gradient cuts anew, too.
+/// dy and x come in tiles along their rows. The weight gradient reads them cut anew along their columns.
 template <tilewise P>
 struct grouped_linear<P> {
   using rows = view<activation<P>, 2>;
-  using const_rows = view<const activation<P>, 2>;
   using weights = scaled_view<const fp8_e4m3, block_tile, 3>;
   using input = scaled_view<const fp8_e4m3, row_tile>;
 
@@ -69,79 +66,51 @@ struct grouped_linear<P> {
         ctx, {.x = x, .w = w, .groups = groups, .y = y, .product = recipe.product});
   }
   template <execution_context Ctx>
-  void backward_data(Ctx& ctx, const_rows dy, weights w, const row_groups& groups, rows dx) const {
-    data(ctx, dy, w, groups, dx, recipe.scales);
-  }
-  template <execution_context Ctx>
-  void exchanged_data(Ctx& ctx, const_rows dy, weights w, const row_groups& groups, rows dx) const {
-    data(ctx, dy, w, groups, dx, recipe.exchanged_scales);
-  }
-  /// x is the gated activation, made on the spot.
-  template <execution_context Ctx>
-  void exchanged_weights(Ctx& ctx, const_rows dy, input x, const row_groups& groups, view<gradient<P>, 3> dw,
-                         store into) const {
-    const scratch_frame frame{ctx.scratch};
-    const auto x_t = cut_anew(ctx, x, groups, recipe.scales, recipe.inputs);
+  void backward_data(Ctx& ctx, input dy, weights w, const row_groups& groups, rows dx) const {
     with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-      const auto tiles = in_rows<Gradient>(ctx, dy, groups, recipe.exchanged_scales);
-      product<Gradient>(ctx, cut_anew(ctx, tiles, groups, recipe.exchanged_scales, recipe.gradients), x_t,
-                        groups, dw, into);
+      op::scaled_grouped_gemm<P, Gradient>::backward_data(
+          ctx, {.dy = as_codes<Gradient>(dy), .w = w, .groups = groups, .dx = dx, .product = recipe.product});
     });
   }
-  /// x came through the exchange.
+
+  /// Of x, whose scales are of a kind.
   template <execution_context Ctx>
-  void backward_weights(Ctx& ctx, const_rows dy, input x, const row_groups& groups, view<gradient<P>, 3> dw,
-                        store into) const {
-    const scratch_frame frame{ctx.scratch};
-    const auto x_t = cut_anew(ctx, x, groups, recipe.exchanged_scales, recipe.inputs);
+  input columns(Ctx& ctx, input x, const row_groups& groups, scale_kind scales) const {
+    return cut_anew<fp8_e4m3>(ctx, x, groups, scales, recipe.inputs);
+  }
+  /// Of a gradient that came through the exchange.
+  template <execution_context Ctx>
+  input gradient_columns(Ctx& ctx, input dy, const row_groups& groups) const {
+    input dy_t;
     with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-      const auto dy_t = columns_of<Gradient>(ctx, dy.extent(0), dy.extent(1), groups);
-      op::transposing_quantizer<activation<P>, Gradient>::forward(
-          ctx, {.x = dy, .t = dy_t, .scales = recipe.scales, .group = recipe.gradients, .groups = groups});
-      product<Gradient>(ctx, dy_t, x_t, groups, dw, into);
+      dy_t = cut_anew<Gradient>(ctx, dy, groups, recipe.exchanged_scales, recipe.gradients);
+    });
+    return dy_t;
+  }
+  template <execution_context Ctx>
+  void backward_weights(Ctx& ctx, input dy_t, input x_t, const row_groups& groups, view<gradient<P>, 3> dw,
+                        store into) const {
+    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
+      op::scaled_grouped_gemm<P, Gradient>::backward_weights(ctx, {.dy_t = as_codes<Gradient>(dy_t),
+                                                                   .x_t = x_t,
+                                                                   .groups = groups,
+                                                                   .dw = dw,
+                                                                   .into = into,
+                                                                   .product = recipe.product});
     });
   }
 
  private:
-  template <class Gradient, class Ctx>
-  scaled_view<Gradient, row_tile> in_rows(Ctx& ctx, const_rows dy, const row_groups& groups,
-                                          scale_kind scales) const {
-    const auto tiles = scratch_tiles<Gradient>(ctx, dy.extent(0), dy.extent(1));
-    op::tile_quantizer<activation<P>, Gradient, row_tile>::forward(
-        ctx, {.x = dy, .y = tiles, .scales = scales, .group = recipe.gradients, .groups = groups});
-    return tiles;
-  }
   template <class Element, class Ctx>
-  static scaled_view<Element, row_tile> columns_of(Ctx& ctx, index_t rows, index_t columns,
-                                                   const row_groups& groups) {
-    return scratch_tiles<Element>(ctx, columns, rows, groups.tiles(rows));
-  }
-  template <class Element, class Ctx>
-  static auto cut_anew(Ctx& ctx, const scaled_view<Element, row_tile>& x, const row_groups& groups,
-                       scale_kind scales, scale_group group) {
-    using element = std::remove_const_t<Element>;
-    const auto t = columns_of<element>(ctx, x.extent(0), x.extent(1), groups);
-    op::transposing_quantizer<activation<P>, element>::retile(
-        ctx, {.y = x, .t = t, .scales = scales, .group = group, .groups = groups});
+  static input cut_anew(Ctx& ctx, input x, const row_groups& groups, scale_kind scales, scale_group group) {
+    const index_t rows = x.extent(0);
+    const auto t = scratch_tiles<fp8_e4m3>(ctx, x.extent(1), rows, groups.tiles(rows));
+    op::transposing_quantizer<activation<P>, Element>::retile(ctx, {.y = as_codes<Element>(x),
+                                                                    .t = as_codes<Element>(t),
+                                                                    .scales = scales,
+                                                                    .group = group,
+                                                                    .groups = groups});
     return t;
-  }
-  template <class Ctx>
-  void data(Ctx& ctx, const_rows dy, weights w, const row_groups& groups, rows dx, scale_kind scales) const {
-    const scratch_frame frame{ctx.scratch};
-    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-      op::scaled_grouped_gemm<P, Gradient>::backward_data(ctx,
-                                                          {.dy = in_rows<Gradient>(ctx, dy, groups, scales),
-                                                           .w = w,
-                                                           .groups = groups,
-                                                           .dx = dx,
-                                                           .product = recipe.product});
-    });
-  }
-  template <class Gradient, class Ctx>
-  void product(Ctx& ctx, scaled_view<const Gradient, row_tile> dy_t, input x_t, const row_groups& groups,
-               view<gradient<P>, 3> dw, store into) const {
-    op::scaled_grouped_gemm<P, Gradient>::backward_weights(
-        ctx, {.dy_t = dy_t, .x_t = x_t, .groups = groups, .dw = dw, .into = into, .product = recipe.product});
   }
 };
 

@@ -55,6 +55,15 @@ struct linear {
   void backward_weights(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw, store into) const {
     op::gemm<P>::backward_weights(ctx, {.dy = dy, .x = x, .dw = dw, .into = into});
   }
+  /// What the weights' product reads of x and of dy, which sums over tokens.
+  template <class Ctx>
+  const_rows columns(Ctx&, const_rows x) const {
+    return x;
+  }
+  template <class Ctx>
+  const_rows gradient_columns(Ctx&, const_rows dy) const {
+    return dy;
+  }
   /// The same where x is not an operand but the activation.
   template <execution_context Ctx>
   void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw,
@@ -111,22 +120,53 @@ struct linear<P> {
   template <execution_context Ctx>
   void backward_data(Ctx& ctx, const_rows dy, weights w, rows dx, store into = store::write) const {
     const scratch_frame frame{ctx.scratch};
+    const auto tiles = scratch_tiles<fp8_e4m3>(ctx, dy.extent(0), dy.extent(1));
     with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-      const auto tiles = scratch_tiles<Gradient>(ctx, dy.extent(0), dy.extent(1));
       op::tile_quantizer<activation<P>, Gradient, row_tile>::forward(
-          ctx, {.x = dy, .y = tiles, .scales = recipe.scales, .group = recipe.gradients});
+          ctx, {.x = dy, .y = as_codes<Gradient>(tiles), .scales = recipe.scales, .group = recipe.gradients});
+    });
+    backward_data(ctx, input(tiles), w, dx, into);
+  }
+  /// The same where dy is quantised already.
+  template <execution_context Ctx>
+  void backward_data(Ctx& ctx, input dy, weights w, rows dx, store into = store::write) const {
+    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
       op::scaled_gemm<P, Gradient>::backward_data(
-          ctx, {.dy = tiles, .w = w, .dx = dx, .into = into, .product = recipe.product});
+          ctx, {.dy = as_codes<Gradient>(dy), .w = w, .dx = dx, .into = into, .product = recipe.product});
     });
   }
+
   /// x in tiles along its rows is cut anew into tiles along its columns.
   template <execution_context Ctx>
-  void backward_weights(Ctx& ctx, const_rows dy, input x, view<gradient<P>, 2> dw, store into) const {
-    const scratch_frame frame{ctx.scratch};
+  input columns(Ctx& ctx, input x) const {
     const auto x_t = scratch_tiles<fp8_e4m3>(ctx, x.extent(1), x.extent(0));
     op::transposing_quantizer<activation<P>, fp8_e4m3>::retile(
         ctx, {.y = x, .t = x_t, .scales = recipe.scales, .group = recipe.inputs});
-    from_transposed(ctx, dy, x_t, dw, into);
+    return x_t;
+  }
+  template <execution_context Ctx>
+  input gradient_columns(Ctx& ctx, const_rows dy) const {
+    const auto dy_t = scratch_tiles<fp8_e4m3>(ctx, dy.extent(1), dy.extent(0));
+    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
+      op::transposing_quantizer<activation<P>, Gradient>::forward(
+          ctx, {.x = dy, .t = as_codes<Gradient>(dy_t), .scales = recipe.scales, .group = recipe.gradients});
+    });
+    return dy_t;
+  }
+  /// dy and x in tiles along their columns.
+  template <execution_context Ctx>
+  void backward_weights(Ctx& ctx, input dy_t, input x_t, view<gradient<P>, 2> dw, store into) const {
+    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
+      op::scaled_gemm<P, Gradient>::backward_weights(
+          ctx,
+          {.dy_t = as_codes<Gradient>(dy_t), .x_t = x_t, .dw = dw, .into = into, .product = recipe.product});
+    });
+  }
+  template <execution_context Ctx>
+  void backward_weights(Ctx& ctx, const_rows dy, input x, view<gradient<P>, 2> dw, store into) const {
+    const scratch_frame frame{ctx.scratch};
+    const input x_t = columns(ctx, x);
+    backward_weights(ctx, gradient_columns(ctx, dy), x_t, dw, into);
   }
   /// For the attention's output, which is kept in E5M6 and powers of two.
   template <execution_context Ctx>
@@ -136,19 +176,7 @@ struct linear<P> {
     const auto x_t = scratch_tiles<fp8_e4m3>(ctx, x.extent(1), x.extent(0));
     op::transposing_quantizer<activation<P>, fp8_e4m3>::forward(
         ctx, {.x = x, .t = x_t, .scales = recipe.exchanged_scales, .group = recipe.inputs});
-    from_transposed(ctx, dy, x_t, dw, into);
-  }
-
- private:
-  template <class Ctx>
-  void from_transposed(Ctx& ctx, const_rows dy, input x_t, view<gradient<P>, 2> dw, store into) const {
-    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-      const auto dy_t = scratch_tiles<Gradient>(ctx, dy.extent(1), dy.extent(0));
-      op::transposing_quantizer<activation<P>, Gradient>::forward(
-          ctx, {.x = dy, .t = dy_t, .scales = recipe.scales, .group = recipe.gradients});
-      op::scaled_gemm<P, Gradient>::backward_weights(
-          ctx, {.dy_t = dy_t, .x_t = x_t, .dw = dw, .into = into, .product = recipe.product});
-    });
+    backward_weights(ctx, gradient_columns(ctx, dy), x_t, dw, into);
   }
 };
 

@@ -49,6 +49,7 @@ struct mlp_activation_config {
     if (kept == keep::inputs) return {};
     return {tokens, 2 * layer.inner, layer.recipe.swiglu_input};
   }
+  gated_delta_config d_gate_up() const { return {tokens, 2 * layer.inner, ceil_div(tokens, 128)}; }
 };
 
 template <precision P>
@@ -68,11 +69,11 @@ struct mlp_saved {
 template <precision P>
 struct mlp_deltas {
   mlp_activation_config config;
-  view<activation<P>, 2> d_gate_up;  // [tokens, 2 * inner]
+  gated_delta<P> d_gate_up;  // [tokens, 2 * inner]
 
   template <class Visit, class... Self>
   static void each_field(const mlp_activation_config& c, Visit&& visit, Self&... self) {
-    visit("d_gate_up", shape{c.tokens, 2 * c.layer.inner}, self.d_gate_up...);
+    each_part("d_gate_up.", c.d_gate_up(), visit, self.d_gate_up...);
   }
 };
 
@@ -119,9 +120,10 @@ struct mlp {
     const bool keeps = args.saved != nullptr && args.saved->config.kept != keep::inputs;
     const auto gate_up = keeps ? args.saved->gate_up.buffer(ctx) : buffer(ctx, tokens, 2 * config.inner);
     product().forward(ctx, product().operand(ctx, args.x), args.weights.w_gate_up, gate_up);  // 1
-    if (keeps) args.saved->gate_up.keep(ctx, gate_up, config.recipe.scales);
-    const auto a = gated(ctx, gate_up, keeps ? args.saved->a : view<activation<P>, 2>{});  // 2
-    product().forward(ctx, a, args.weights.w_down, args.y);                                // 3
+    const auto a =
+        keeps ? keep_and_gate<P>(ctx, config.recipe, {.gate_up = gate_up}, args.saved->gate_up, args.saved->a)
+              : swiglu_operand<P>(ctx, config.recipe, {.gate_up = gate_up});  // 2
+    product().forward(ctx, a, args.weights.w_down, args.y);                   // 3
   }
 
   template <execution_context Ctx>
@@ -129,17 +131,23 @@ struct mlp {
     const scratch_frame frame{ctx.scratch};
     const auto da = buffer(ctx, args.dy.extent(0), config.inner);
     product().backward_data(ctx, args.dy, args.weights.w_down, da);  // 3'
-    op::swiglu<P>::backward(
-        ctx, {.dy = da, .gate_up = args.saved.gate_up.load(ctx), .d_gate_up = args.deltas.d_gate_up});  // 2'
-    product().backward_data(ctx, args.deltas.d_gate_up, args.weights.w_gate_up, args.dx);               // 1'
+    const auto d_gate_up = args.deltas.d_gate_up.rows(ctx);
+    swiglu_backward<P>(ctx, config.recipe, {.dy = da}, args.saved.gate_up, d_gate_up,
+                       args.deltas.d_gate_up);                                 // 2'
+    product().backward_data(ctx, d_gate_up, args.weights.w_gate_up, args.dx);  // 1'
   }
 
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, const backward_weights_args& args) const {
     const scratch_frame frame{ctx.scratch};
-    product().backward_weights(ctx, args.dy, gated_again(ctx, args.saved), args.gradients.w_down,
-                               args.into);  // 3'
-    product().backward_weights(ctx, args.deltas.d_gate_up, product().operand(ctx, args.x),
+    {
+      const scratch_frame inner{ctx.scratch};
+      const auto a = gated_again(ctx, args.saved);
+      product().backward_weights(ctx, product().gradient_columns(ctx, args.dy), a, args.gradients.w_down,
+                                 args.into);  // 3'
+    }
+    product().backward_weights(ctx, args.deltas.d_gate_up.columns(),
+                               product().columns(ctx, product().operand(ctx, args.x)),
                                args.gradients.w_gate_up, args.into);  // 1'
   }
 
@@ -160,16 +168,16 @@ struct mlp {
  private:
   linear<P> product() const { return linear<P>{config.recipe}; }
 
-  template <class Ctx>
-  operand_view<P> gated(Ctx& ctx, view<const activation<P>, 2> gate_up, view<activation<P>, 2> a = {}) const {
-    return swiglu_operand<P>(ctx, config.recipe, {.gate_up = gate_up}, a);
-  }
-  // What step 2 made: kept, or made once more.
+  // What the weights' product reads of what step 2 made: kept, or made once more.
   template <class Ctx>
   operand_view<P> gated_again(Ctx& ctx, const mlp_saved<P>& saved) const {
-    if constexpr (!tilewise<P>)
+    if constexpr (tilewise<P>) {
+      return gate_again<P>(ctx, config.recipe, {}, saved.gate_up,
+                           [&](const auto& rows) { return product().columns(ctx, rows); });
+    } else {
       if (!saved.a.empty()) return saved.a;
-    return gated(ctx, saved.gate_up.load(ctx));
+      return swiglu_operand<P>(ctx, config.recipe, {.gate_up = saved.gate_up.load(ctx)});
+    }
   }
 
   template <class Ctx>

@@ -75,6 +75,10 @@ struct moe_activation_config {
     if (kept == keep::inputs) return {};
     return {plan.row_capacity(), 2 * layer.inner, layer.recipe.swiglu_input};
   }
+  gated_delta_config d_gate_up() const {
+    const index_t rows = plan.row_capacity();
+    return {rows, 2 * layer.inner, row_groups::tiles(rows, plan.experts)};
+  }
 };
 
 template <precision P>
@@ -115,9 +119,9 @@ struct moe_saved {
 template <precision P>
 struct moe_deltas {
   moe_activation_config config;
-  view<accumulator<P>, 2> dlogits;   // [tokens, experts]
-  view<activation<P>, 2> dy_rows;    // [row capacity, hidden]
-  view<activation<P>, 2> d_gate_up;  // [row capacity, 2 * inner]
+  view<accumulator<P>, 2> dlogits;  // [tokens, experts]
+  operand_rows<P> dy_rows;          // [row capacity, hidden]
+  gated_delta<P> d_gate_up;         // [row capacity, 2 * inner]
   mlp_deltas<P> shared;
 
   template <class Visit, class... Self>
@@ -125,7 +129,7 @@ struct moe_deltas {
     const index_t rows = c.plan.row_capacity();
     visit("dlogits", shape{c.tokens(), c.layer.experts()}, self.dlogits...);
     visit("dy_rows", shape{rows, c.layer.hidden()}, self.dy_rows...);
-    visit("d_gate_up", shape{rows, 2 * c.layer.inner}, self.d_gate_up...);
+    each_part("d_gate_up.", c.d_gate_up(), visit, self.d_gate_up...);
     if (c.layer.shared_experts > 0) each_part("shared.", c.shared(), visit, self.shared...);
   }
 };
@@ -221,9 +225,11 @@ struct moe {
     }
     const auto gate_up = s.gate_up.buffer(ctx);
     product().forward(ctx, s.x_rows, w.w_gate_up, groups(s), gate_up);  // 6
-    if (args.saved != nullptr) s.gate_up.keep(ctx, gate_up, config.recipe.scales, groups(s));
     const auto y_rows = ctx.scratch.template tensor<activation<P>>(s.x_rows.extent(0), config.hidden());
-    product().forward(ctx, gated(ctx, s, gate_up, s.a), w.w_down, groups(s), y_rows);  // 7, 8
+    const auto a = args.saved != nullptr
+                       ? keep_and_gate<P>(ctx, config.recipe, gated(s, gate_up), s.gate_up, s.a)
+                       : swiglu_operand<P>(ctx, config.recipe, gated(s, gate_up), s.a);  // 7
+    product().forward(ctx, a, w.w_down, groups(s), y_rows);                              // 8
     experts.combine(ctx, y_rows, s.ranks, s.plan, has_shared() ? args.y : view<activation<P>, 2>{},
                     args.y);  // 9
   }
@@ -237,18 +243,20 @@ struct moe {
     const index_t tokens = args.dy.extent(0), rows = s.config.plan.row_capacity();
     const expert_dispatch<P, L> experts = exchange();
     const auto dgates = ctx.scratch.template tensor<accumulator<P>>(tokens, config.router.top_k);
+    const auto d_gate_up = d.d_gate_up.rows(ctx);
     {
       const scratch_frame inner{ctx.scratch};
       const auto da = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
       const auto d_row_gates = ctx.scratch.template tensor<accumulator<P>>(rows);
       experts.dispatch_gradient(ctx, args.dy, s.ranks, s.plan, d.dy_rows, config.recipe);  // 9'
-      product().exchanged_data(ctx, d.dy_rows, w.w_down, groups(s), da);                   // 8'
-      op::swiglu<P>::backward(ctx, {.dy = da,
-                                    .gate_up = s.gate_up.load(ctx, groups(s)),
-                                    .d_gate_up = d.d_gate_up,
-                                    .row_gates = s.row_gates,
-                                    .d_row_gates = d_row_gates,
-                                    .token_of = s.plan.token_of});              // 7'
+      product().backward_data(ctx, d.dy_rows, w.w_down, groups(s), da);                    // 8'
+      swiglu_backward<P>(ctx, config.recipe,
+                         {.dy = da,
+                          .row_gates = s.row_gates,
+                          .d_row_gates = d_row_gates,
+                          .token_of = s.plan.token_of,
+                          .groups = groups(s)},
+                         s.gate_up, d_gate_up, d.d_gate_up);                    // 7'
       experts.combine_gates(ctx, d_row_gates, s.ids, s.ranks, s.plan, dgates);  // 3'
     }
     if (has_shared())
@@ -258,7 +266,7 @@ struct moe {
     {
       const scratch_frame inner{ctx.scratch};
       const auto dx_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
-      product().backward_data(ctx, d.d_gate_up, w.w_gate_up, groups(s), dx_rows);  // 6'
+      product().backward_data(ctx, d_gate_up, w.w_gate_up, groups(s), dx_rows);  // 6'
       experts.combine(ctx, dx_rows, s.ranks, s.plan, has_shared() ? args.dx : view<activation<P>, 2>{},
                       args.dx);  // 4'
     }
@@ -288,9 +296,18 @@ struct moe {
     const moe_saved<P>& s = args.saved;
     const moe_deltas<P>& d = args.deltas;
     moe_gradients<P>& g = args.gradients;
-    product().exchanged_weights(ctx, d.dy_rows, gated_again(ctx, s), groups(s), g.w_down, args.into);  // 8'
-    product().backward_weights(ctx, d.d_gate_up, dispatched_again(ctx, args.x, s), groups(s), g.w_gate_up,
-                               args.into);  // 6'
+    {
+      const scratch_frame inner{ctx.scratch};
+      const auto a = gated_again(ctx, s);
+      product().backward_weights(ctx, product().gradient_columns(ctx, d.dy_rows, groups(s)), a, groups(s),
+                                 g.w_down, args.into);  // 8'
+    }
+    {
+      const scratch_frame inner{ctx.scratch};
+      const auto x =
+          product().columns(ctx, dispatched_again(ctx, args.x, s), groups(s), config.recipe.exchanged_scales);
+      product().backward_weights(ctx, d.d_gate_up.columns(), x, groups(s), g.w_gate_up, args.into);  // 6'
+    }
     if (has_shared())
       shared_expert().backward_weights(ctx, {.dy = args.dy,
                                              .x = args.x,
@@ -332,20 +349,21 @@ struct moe {
     return {s.plan.offsets, s.plan.counts, c.masked ? c.tokens : c.alignment};
   }
 
-  template <class Ctx>
-  operand_view<P> gated(Ctx& ctx, const moe_saved<P>& s, view<const activation<P>, 2> gate_up,
-                        view<activation<P>, 2> a = {}) const {
-    return swiglu_operand<P>(
-        ctx, config.recipe,
-        {.gate_up = gate_up, .row_gates = s.row_gates, .token_of = s.plan.token_of, .groups = groups(s)}, a);
+  static gated_rows<P> gated(const moe_saved<P>& s, view<const activation<P>, 2> gate_up) {
+    return {.gate_up = gate_up, .row_gates = s.row_gates, .token_of = s.plan.token_of, .groups = groups(s)};
   }
 
-  // What steps 7 and 4 made: kept, or made once more.
+  // What steps 7 and 4 made: kept, or made once more; of step 7, what the weights' product reads.
   template <class Ctx>
   operand_view<P> gated_again(Ctx& ctx, const moe_saved<P>& s) const {
-    if constexpr (!tilewise<P>)
+    if constexpr (tilewise<P>) {
+      return gate_again<P>(ctx, config.recipe, gated(s, {}), s.gate_up, [&](const auto& rows) {
+        return product().columns(ctx, rows, groups(s), config.recipe.scales);
+      });
+    } else {
       if (!s.a.empty()) return s.a;
-    return gated(ctx, s, s.gate_up.load(ctx, groups(s)));
+      return swiglu_operand<P>(ctx, config.recipe, gated(s, s.gate_up.load(ctx, groups(s))));
+    }
   }
   template <class Ctx>
   operand_view<P> dispatched_again(Ctx& ctx, view<const activation<P>, 2> x, const moe_saved<P>& s) const {

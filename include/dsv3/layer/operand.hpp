@@ -59,6 +59,24 @@ scaled_view<Element, row_tile> scratch_tiles(Ctx& ctx, index_t rows, index_t col
   return scratch_tiles<Element>(ctx, rows, columns, ceil_div(columns, 128));
 }
 
+/// Rows in tiles whose codes are of another format of 8 bits than their type says: those of gradients.
+template <class Element>
+scaled_view<Element, row_tile> as_codes(const scaled_view<fp8_e4m3, row_tile>& x) {
+  static_assert(sizeof(Element) == sizeof(fp8_e4m3));
+  return {{reinterpret_cast<Element*>(x.values.data()),
+           {x.values.extent(0), x.values.extent(1)},
+           {x.values.stride(0), 1}},
+          x.scales};
+}
+template <class Element>
+scaled_view<const Element, row_tile> as_codes(const scaled_view<const fp8_e4m3, row_tile>& x) {
+  static_assert(sizeof(Element) == sizeof(fp8_e4m3));
+  return {{reinterpret_cast<const Element*>(x.values.data()),
+           {x.values.extent(0), x.values.extent(1)},
+           {x.values.stride(0), 1}},
+          x.scales};
+}
+
 /// Calls act with a number of the recipe's format of gradients.
 template <class Act>
 void with_gradient_format(const fp8_recipe& recipe, Act&& act) {

@@ -46,8 +46,9 @@ struct row_groups {
   /// there are no more than tiles(rows) numbers.
   DSV3_HOST_DEVICE index_t first_tile(index_t g) const { return first(g) / 128 + g; }
   DSV3_HOST_DEVICE index_t tiles(index_t rows) const {
-    return all() ? ceil_div(rows, 128) : rows / 128 + groups() + 1;
+    return all() ? ceil_div(rows, 128) : tiles(rows, groups());
   }
+  DSV3_HOST_DEVICE static index_t tiles(index_t rows, index_t groups) { return rows / 128 + groups + 1; }
 };
 
 }  // namespace dsv3::inline DSV3_ABI

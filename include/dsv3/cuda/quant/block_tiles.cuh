@@ -100,6 +100,13 @@ __device__ __forceinline__ void write_columns(const uint2 (&codes)[128][16],
   }
 }
 
+/// Sources that compute what they give say how many blocks of theirs a multiprocessor holds; they share no
+/// scale beyond tiles.
+template <class Source>
+concept computes = requires {
+  Source::blocks_at_once;
+};
+
 /// How many blocks must have their registers on a multiprocessor together. Those of doubles may have all.
 template <class Source, class Tile, class Columns>
 inline constexpr int blocks_at_once = std::is_same_v<Source, float_rows<double>> ? 1
@@ -107,6 +114,8 @@ inline constexpr int blocks_at_once = std::is_same_v<Source, float_rows<double>>
                                       : std::is_void_v<Tile> || std::is_same_v<Columns, no_transposed_codes>
                                           ? 3
                                           : 2;
+template <computes Source, class Tile, class Columns>
+inline constexpr int blocks_at_once<Source, Tile, Columns> = Source::blocks_at_once;
 
 /// To rows of codes in tiles of shape Tile (void: none), and to transposed ones in tiles of 128 rows.
 template <class Element, class Tile, class Source, class Rows, class Columns>
@@ -242,10 +251,11 @@ void narrow_blocks(const char* name, cudaStream_t stream, const Source& source, 
                    index_t columns) {
   const launch_shape shape{
       .grid = {static_cast<unsigned>(ceil_div(columns, 128)), grid_of(groups.tiles(rows))}};
-  if (how.group == scale_group::tensor) {
-    require(cudaMemsetAsync(how.largest, 0, sizeof(*how.largest), stream), name);
-    launch(name, stream, shape, detail::largest_kernel<Source>, source, how.largest, groups, rows, columns);
-  }
+  if constexpr (!detail::computes<Source>)
+    if (how.group == scale_group::tensor) {
+      require(cudaMemsetAsync(how.largest, 0, sizeof(*how.largest), stream), name);
+      launch(name, stream, shape, detail::largest_kernel<Source>, source, how.largest, groups, rows, columns);
+    }
   launch(name, stream, shape, detail::narrow_blocks_kernel<Element, Tile, Source, Rows, Columns>, source, y,
          t, how, groups, rows, columns);
 }

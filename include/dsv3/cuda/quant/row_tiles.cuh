@@ -169,35 +169,44 @@ struct block_of_lanes {
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
+/// A lane's part of a few rows of a tile: its codes and scales go to `target`, where it is tile `tile` and
+/// columns from `column` on.
+template <class Target>
+__device__ __forceinline__ void put_tile(const Target& target, index_t row, index_t end, index_t tile,
+                                         index_t column, index_t columns,
+                                         float (&x)[rows_of_lane][lane_numbers], scale_kind kind) {
+  const int lane = threadIdx.x % tile_lanes;
+  float magnitudes[rows_of_lane];
+#pragma unroll
+  for (int i = 0; i < rows_of_lane; ++i) magnitudes[i] = largest_magnitude(x[i]);
+  const float scale =
+      scale_of_tile<typename Target::element>(largest_over_lanes<rows_of_lane>(magnitudes), kind);
+  if (lane < rows_of_lane && row + lane < end && 128 * tile < columns)
+    target.put_scale(row + lane, tile, scale);
+  const divider by = divider::of(scale);
+#pragma unroll
+  for (int i = 0; i < rows_of_lane; ++i) {
+    const divider by_row = by.of_lane(i);
+#pragma unroll
+    for (int j = 0; j < lane_numbers; ++j) x[i][j] = by_row(x[i][j]);
+    if (row + i < end) target.put(row + i, column, columns - column, x[i]);
+  }
+}
+
 /// Source::load gives what Source::floats makes numbers of; the codes go to Target::put.
 template <class Source, class Target>
 __global__ void __launch_bounds__(256)
     narrow_rows_kernel(const Source source, const Target target, const row_groups groups, index_t rows,
                        index_t columns, scale_kind kind) {
   using block = block_of_lanes<Target::tiles_across>;
-  const int lane = threadIdx.x % tile_lanes;
-  const index_t tile = block::tile(), column = block::column(), live = columns - column;
+  const index_t tile = block::tile(), column = block::column();
   block::each_part(groups, rows, [&](index_t row, index_t end) {
     typename Source::numbers loaded[rows_of_lane];
-    source.load(row, end, column, live, loaded);
-    float x[rows_of_lane][lane_numbers], magnitudes[rows_of_lane];
+    source.load(row, end, column, columns - column, loaded);
+    float x[rows_of_lane][lane_numbers];
 #pragma unroll
-    for (int i = 0; i < rows_of_lane; ++i) {
-      source.floats(loaded[i], x[i]);
-      magnitudes[i] = largest_magnitude(x[i]);
-    }
-    const float scale =
-        scale_of_tile<typename Target::element>(largest_over_lanes<rows_of_lane>(magnitudes), kind);
-    if (lane < rows_of_lane && row + lane < end && 128 * tile < columns)
-      target.put_scale(row + lane, tile, scale);
-    const divider by = divider::of(scale);
-#pragma unroll
-    for (int i = 0; i < rows_of_lane; ++i) {
-      const divider by_row = by.of_lane(i);
-#pragma unroll
-      for (int j = 0; j < lane_numbers; ++j) x[i][j] = by_row(x[i][j]);
-      if (row + i < end) target.put(row + i, column, live, x[i]);
-    }
+    for (int i = 0; i < rows_of_lane; ++i) source.floats(loaded[i], x[i]);
+    put_tile(target, row, end, tile, column, columns, x, kind);
   });
 }
 

@@ -81,14 +81,6 @@ struct e5m6_rows {
   }
 };
 
-/// Rows of E4M3 are tiles of one row.
-template <class Byte, class Element = std::conditional_t<std::is_const_v<Byte>, const fp8_e4m3, fp8_e4m3>>
-scaled_view<Element, row_tile> as_tiles(const narrow_rows_tensors<Byte>& rows) {
-  const index_t codes[] = {rows.bytes.extent(0), rows.bytes.extent(1)}, row[] = {rows.bytes.stride(0), 1};
-  const index_t tiles[] = {rows.scales.extent(0), rows.scales.extent(1)}, of[] = {rows.scales.stride(0), 1};
-  return {{reinterpret_cast<Element*>(rows.bytes.data()), codes, row}, {rows.scales.data(), tiles, of}};
-}
-
 }  // namespace cuda::detail
 
 template <class P>
@@ -108,7 +100,7 @@ struct implementation<op::stored_rows<P>, backend::cuda> {
         return convert(ctx, args, cuda::wide_rows<number>(args.x),
                        cuda::detail::bf16_bytes<std::uint8_t>(args.y.bytes), args.x);
       case stored_format::e4m3: {
-        const auto tiles = cuda::detail::as_tiles(args.y);
+        const auto tiles = as_tiles(args.y);
         return narrow(cuda::code_rows<fp8_e4m3>(tiles.values, tiles.scales));
       }
       case stored_format::e5m6:
@@ -123,8 +115,7 @@ struct implementation<op::stored_rows<P>, backend::cuda> {
       case stored_format::bf16:
         return convert(ctx, args, cuda::detail::bf16_bytes<const std::uint8_t>(args.x.bytes), y, args.y);
       case stored_format::e4m3:
-        return convert(ctx, args, cuda::stored_tiles<fp8_e4m3, row_tile>(cuda::detail::as_tiles(args.x)), y,
-                       args.y);
+        return convert(ctx, args, cuda::stored_tiles<fp8_e4m3, row_tile>(as_tiles(args.x)), y, args.y);
       case stored_format::e5m6:
         return convert(ctx, args, cuda::detail::e5m6_rows<const std::uint8_t>(args.x), y, args.y);
     }

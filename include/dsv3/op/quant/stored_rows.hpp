@@ -55,6 +55,15 @@ struct narrow_rows_tensors {
 using narrow_rows = narrow_rows_tensors<std::uint8_t>;
 using narrow_rows_view = narrow_rows_tensors<const std::uint8_t>;
 
+/// Rows of E4M3 are tiles of one row.
+template <class Byte, class Element = std::conditional_t<std::is_const_v<Byte>, const fp8_e4m3, fp8_e4m3>>
+scaled_view<Element, row_tile> as_tiles(const narrow_rows_tensors<Byte>& rows) {
+  return {{reinterpret_cast<Element*>(rows.bytes.data()),
+           {rows.bytes.extent(0), rows.bytes.extent(1)},
+           {rows.bytes.stride(0), 1}},
+          {rows.scales.data(), {rows.scales.extent(0), rows.scales.extent(1)}, {rows.scales.stride(0), 1}}};
+}
+
 namespace op {
 
 /// store: 128 neighbours of a row share a scale: tile_scale(amax, largest of the format, scales); codes of
