@@ -6,9 +6,9 @@
 # rms_norm_sm90.cuh does and the build is for compute capability 9.0a. tests/<path>_test.cu is a test of the wing itself,
 # bench/<path>_bench.cu the bench bench/gpu/<path with dots> of the build folder. CTest's label for all tests is gpu; the
 # targets gpu.tests and gpu.benches build them.
-# dsv3_gpu_test(name source): one executable and one CTest entry.
+# dsv3_gpu_test(name source main...): one executable and one CTest entry.
 function(dsv3_gpu_test name source)
-  add_executable(${name} ${source} $<TARGET_OBJECTS:dsv3_gpu_test_main>)
+  add_executable(${name} ${source} ${ARGN})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/gpu)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo>)
   target_link_libraries(${name} PRIVATE dsv3_test_options dsv3::cuda dsv3::text)
@@ -34,7 +34,7 @@ function(dsv3_gpu_variant name source backend)
     endforeach()
   endforeach()
   file(CONFIGURE OUTPUT ${unit} CONTENT "${lines}#include \"${source}\"\n" @ONLY)
-  dsv3_gpu_test(${name} ${unit})
+  dsv3_gpu_test(${name} ${unit} $<TARGET_OBJECTS:dsv3_gpu_test_main>)
 endfunction()
 
 if(DSV3_TESTS)
@@ -46,7 +46,14 @@ if(DSV3_TESTS)
   file(GLOB_RECURSE wing_tests CONFIGURE_DEPENDS tests/*_test.cu)
   foreach(source IN LISTS wing_tests)
     dsv3_dotted(name ${source} tests _test.cu)
-    dsv3_gpu_test(${name} ${source})
+    if(NOT name STREQUAL cuda.nccl)
+      dsv3_gpu_test(${name} ${source} $<TARGET_OBJECTS:dsv3_gpu_test_main>)
+    elseif(NCCL_FOUND)
+      dsv3_gpu_test(${name} ${source})  # has a main of its own
+      target_link_libraries(${name} PRIVATE dsv3::nccl)
+    else()
+      message(STATUS "no GPU test, as NCCL was not found: ${name}")
+    endif()
   endforeach()
 
   set(without_body "")
