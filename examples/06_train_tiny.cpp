@@ -65,7 +65,7 @@ int main() {
     for (index_t row = 0; row < shape.rows; ++row) rows.next(state.tokens.ids[0][row]);
     const token_batch batch = state.micro_batch(0, shape.rows);
     const auto now = schedule.at({.steps = step, .tokens = state.progress.tokens});
-    last = train_step(ctx, solo{}, model, state, std::span(&batch, 1),
+    last = train_step(ctx, model, state, std::span(&batch, 1),
                       {.learning_rate = now.learning_rate,
                        .bias_rate = now.bias_rate,
                        .mtp_weight = now.mtp_weight,

@@ -42,7 +42,6 @@ struct prepared {
   host_memory memory;
   deepseek_v3<fp32, layout> model{model_config::mini()};
   training_state<fp32, layout> state{memory, model, shape_of_step};
-  solo comm;
   step_options options{.learning_rate = 1e-4, .balance = {.coefficient = 1e-4}};
 
   template <class Ctx>
@@ -57,7 +56,7 @@ struct prepared {
   template <class Ctx>
   void step(Ctx& ctx) {
     const token_batch batch = state.micro_batch(0, shape_of_step.rows);
-    const step_report report = train_step(ctx, comm, model, state, std::span(&batch, 1), options);
+    const step_report report = train_step(ctx, model, state, std::span(&batch, 1), options);
     if (!report.updated) raise("bench: a step was skipped because of " + report.bad);
   }
 };

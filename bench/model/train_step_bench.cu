@@ -37,7 +37,6 @@ struct prepared {
   dsv3::cuda::shared_memory shared;
   deepseek_v3<P> model;
   training_state<P> state;
-  solo comm;
   step_options options{.learning_rate = 1e-4, .balance = {.coefficient = 1e-4}};
 
   prepared(const model_config& config, const step_shape& shape)
@@ -55,7 +54,7 @@ struct prepared {
   template <class Ctx, class Execute = directly>
   void step(Ctx& ctx, Execute&& execute = {}) {
     const token_batch batch = state.micro_batch(0, state.shape.rows);
-    const step_report report = train_step(ctx, comm, model, state, std::span(&batch, 1), options, execute);
+    const step_report report = train_step(ctx, model, state, std::span(&batch, 1), options, execute);
     if (!report.updated) raise("bench: a step was skipped because of " + report.bad);
   }
 };

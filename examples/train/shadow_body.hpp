@@ -13,8 +13,7 @@ namespace dsv3_train {
 template <class Ctx, dsv3::precision P>
 void gradients_of(Ctx& ctx, const dsv3::deepseek_v3<P, layout>& model, dsv3::training_state<P, layout>& state,
                   std::span<const dsv3::token_batch> batches, const dsv3::step_options& options) {
-  const dsv3::solo alone;
-  const dsv3::detail::step_phases<P, layout, dsv3::solo> phases{alone, model, state, options};
+  const dsv3::detail::step_phases<P, layout> phases{model, state, options};
   index_t sequences = 0;
   std::vector<index_t> counts(batches.front().target_counts.size());
   for (const dsv3::token_batch& batch : batches) {

@@ -88,7 +88,7 @@ class trainer_of final : public trainer {
     if constexpr (watches)
       if (settings_.shadow_every > 0 && (done.step + 1) % settings_.shadow_every == 0)
         record.shadow = beside(batches);
-    record.report = dsv3::train_step(ctx_, communicator_, model_, state_, batches, options_, execute_);
+    record.report = dsv3::train_step(ctx_, model_, state_, batches, options_, execute_);
     if constexpr (watches)
       if (!record.report.updated) {
         const std::string first = watched(batches).first_not_finite();
@@ -226,7 +226,6 @@ class trainer_of final : public trainer {
   typename Place::execution execute_;
   std::optional<text_decoder<P, Place>> decoder_;
   std::unique_ptr<shadow> shadow_;
-  dsv3::solo communicator_;
   dsv3::step_options options_;
 };
 

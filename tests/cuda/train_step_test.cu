@@ -50,7 +50,6 @@ struct wing_run {
   Ctx ctx;
   deepseek_v3<P, L> model;
   training_state<P, L> state;
-  solo comm;
   step_options options{.learning_rate = 1e-3, .mtp_weight = 0.3, .balance = {.coefficient = 1e-2}};
 
   wing_run(memory_resource& work_memory, memory_resource& shared_memory, Ctx context,
@@ -73,7 +72,7 @@ struct wing_run {
     std::vector<token_batch> batches;
     for (index_t m = 0; m < state.shape.micro_batches; ++m)
       batches.push_back(state.micro_batch(m, state.shape.rows));
-    return train_step(ctx, comm, model, state, batches, options, execute);
+    return train_step(ctx, model, state, batches, options, execute);
   }
 };
 

@@ -44,7 +44,6 @@ struct run {
   deepseek_v3<P, L> model;
   training_state<P, L> state;
   cpu_context<> ctx{.threads = 2};
-  solo comm;
 
   explicit run(const model_config& config, keep kept = keep::everything,
                step_shape shape = {.rows = 3, .length = 70})
@@ -65,7 +64,7 @@ struct run {
     step_options options;
     options.learning_rate = learning_rate;
     options.balance.coefficient = 1e-3;
-    return train_step(ctx, comm, model, state, std::span(&batch, 1), options);
+    return train_step(ctx, model, state, std::span(&batch, 1), options);
   }
 };
 

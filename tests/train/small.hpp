@@ -45,7 +45,6 @@ struct small_run {
   dsv3::deepseek_v3<P, dsv3::compact_layout> model{small_config()};
   dsv3::training_state<P, dsv3::compact_layout> state;
   dsv3::cpu_context<> ctx{.threads = 2};
-  dsv3::solo comm;
   dsv3::step_options options{.learning_rate = 1e-2, .mtp_weight = 0.3, .balance = {.coefficient = 1e-2}};
 
   explicit small_run(const dsv3::step_shape& step) : state(memory, model, step) {
@@ -67,7 +66,7 @@ struct small_run {
 
   dsv3::step_report step(std::uint64_t seed) {
     const auto all = batches(seed);
-    return dsv3::train_step(ctx, comm, model, state, all, options);
+    return dsv3::train_step(ctx, model, state, all, options);
   }
 
   /// Every byte that a step may change and a later one reads.

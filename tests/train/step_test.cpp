@@ -130,7 +130,7 @@ TEST_CASE("a gradient that is not finite changes nothing") {
   auto bad = run.ctx.with_backend<poisoning>();
   bad.scratch = std::move(run.ctx.scratch);
   const auto batches = run.batches(3);
-  const step_report report = train_step(bad, run.comm, run.model, run.state, batches, run.options);
+  const step_report report = train_step(bad, run.model, run.state, batches, run.options);
   CHECK_FALSE(report.updated);
   CHECK(report.bad == "the gradient of model.embed_tokens.weight");
   CHECK(run.learned() == before);  // the routing load is zero again, the bias has not moved
@@ -184,7 +184,7 @@ TEST_CASE("micro-batches with unequal numbers of targets share one mean") {
   const auto ids = run.state.tokens.ids;
   for (index_t column = 0; column < ids.extent(2); ++column) ids(1, 1, column) = -1;
   batches[1] = run.state.micro_batch(1, 1);
-  const step_report report = train_step(run.ctx, run.comm, run.model, run.state, batches, run.options);
+  const step_report report = train_step(run.ctx, run.model, run.state, batches, run.options);
   small_run<fp64_reference> single{{.rows = 1, .length = 8}};
   double mean = 0;
   for (index_t row = 0; row < 3; ++row) {
@@ -263,7 +263,7 @@ TEST_CASE("a step wants between one and all micro-batches") {
   small_run<fp32> run{{.micro_batches = 2, .rows = 1, .length = 4}};
   std::string sentence;
   try {
-    train_step(run.ctx, run.comm, run.model, run.state, {}, run.options);
+    train_step(run.ctx, run.model, run.state, {}, run.options);
   } catch (const error& failure) {
     sentence = failure.what();
   }

@@ -2,7 +2,6 @@
 // One training step: gradients of all micro-batches, clip, AdamW, bias update; or nothing at all.
 #pragma once
 
-#include <dsv3/comm/solo.hpp>
 #include <dsv3/exec/directly.hpp>
 #include <dsv3/exec/measure.hpp>
 #include <dsv3/op/optim/adamw.hpp>
@@ -48,10 +47,19 @@ inline double max_violation(view<const std::int64_t, 1> load) {
 
 namespace detail {
 
+// Of all tensors of the network, what other ranks hold included.
+inline std::vector<std::string> tensor_names(model_config config) {
+  config.held.clear();
+  model_tensors<float> tensors;
+  tensors.config = config;
+  std::vector<std::string> names;
+  for_each_field([&](const std::string& name, const shape&, auto&) { names.push_back(name); }, tensors);
+  return names;
+}
+
 /// The phases of a step. None reads on the host what it computes, so all can be measured.
-template <precision P, layout_policy L, class Communicator>
+template <precision P, layout_policy L>
 struct step_phases {
-  const Communicator& comm;
   const deepseek_v3<P, L>& model;
   training_state<P, L>& state;
   const step_options& options;
@@ -120,16 +128,24 @@ struct step_phases {
                            .gradients = state.gradients,
                            .into = m == 0 ? store::write : store::add});
     }
-    for (const parameter<P>& row : state.parameters) comm.all_reduce(ctx, row.g, reduction::sum);
-    comm.all_reduce(ctx, state.numbers.losses.flat(), reduction::sum);
-    comm.all_reduce(ctx, state.routing.load.flat(), reduction::sum);
   }
 
+  // Of all ranks: every tensor's gradient among those that have a copy, each ending with its part; of losses
+  // and load all end with the sums.
+  template <class Ctx>
+  void reduce(Ctx& ctx) const {
+    for (const parameter<P>& row : state.parameters) reduce_gradient(ctx, state.ranks, row);
+    state.ranks.all.all_reduce(ctx, state.numbers.losses.flat(), reduction::sum);
+    state.ranks.all.all_reduce(ctx, state.routing.load.flat(), reduction::sum);
+  }
+
+  // Every number of every gradient is in one rank's part.
   template <class Ctx>
   void norm(Ctx& ctx) const {
     op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
     for (const parameter<P>& row : state.parameters)
-      gradient_norm::accumulate(ctx, {.x = row.g, .sum = number(0)});
+      if (!row.g.empty()) gradient_norm::accumulate(ctx, {.x = row.g, .sum = number(0)});
+    state.ranks.all.all_reduce(ctx, number(0), reduction::sum);
     gradient_norm::finish(ctx, {.sum = number(0),
                                 .limit = options.clip,
                                 .finite = state.numbers.losses.flat(),
@@ -141,13 +157,14 @@ struct step_phases {
   template <class Ctx>
   void update(Ctx& ctx) const {
     for (const parameter<P>& row : state.parameters) {
-      if (row.w.empty())
+      if (row.all_w.empty())
         move(ctx, row, row.p);
       else
         move(ctx, row, row.w);
       // Weights in tiles are quantised here, once for all products that read them until the next update.
-      if (!row.tiles.empty())
+      if (!row.tiles.empty() && row.part.whole())
         adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, model.config.recipe);
+      gather_weights(ctx, state.ranks, row, model.config.recipe);
     }
     for (index_t r = 0; r < state.routing.bias.extent(0); ++r)
       op::routing_bias<P>::update(ctx, {.load = state.routing.load[r],
@@ -159,6 +176,7 @@ struct step_phases {
   // Matrices decay, norm gains do not.
   template <class Ctx, class Weight>
   void move(Ctx& ctx, const parameter<P>& row, view<Weight, 1> w) const {
+    if (row.p.empty()) return;
     adamw_config optimizer = options.optimizer;
     if (!row.is_matrix) optimizer.weight_decay = 0;
     op::adamw<P, Weight>::step(ctx, {.g = row.g,
@@ -186,6 +204,7 @@ struct step_phases {
     take_pace(ctx);
     op::fill<double>::constant(ctx, {.y = state.numbers.losses.flat(), .value = 0});
     gradients(ctx, batches, target_counts, sequences);
+    reduce(ctx);
     norm(ctx);
     update(ctx);
     take_load(ctx);
@@ -202,13 +221,24 @@ struct step_phases {
         return k == 0        ? std::string("the cross entropy")
                : k == depths ? std::string("the balance loss")
                              : "the MTP loss of depth " + std::to_string(k);
+    const std::vector<std::string> names = tensor_names(model.config);
+    auto first = names.size();
     for (const parameter<P>& row : state.parameters) {
+      if (row.g.empty()) continue;
       op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
       gradient_norm::accumulate(ctx, {.x = row.g, .sum = number(0)});
       report_norm(ctx);
       synchronize(ctx);
-      if (!std::isfinite(state.reported.norm(0))) return "the gradient of " + row.name;
+      if (std::isfinite(state.reported.norm(0))) continue;
+      first = static_cast<std::size_t>(std::find(names.begin(), names.end(), row.name) - names.begin());
+      break;
     }
+    // The first of any rank.
+    state.reported.norm(0) = static_cast<double>(first);
+    state.ranks.all.all_reduce(ctx, state.reported.norm.rows(0, 1), reduction::min);
+    synchronize(ctx);
+    first = static_cast<std::size_t>(state.reported.norm(0));
+    if (first < names.size()) return "the gradient of " + names[first];
     return "the norm of all gradients";
   }
 };
@@ -240,11 +270,12 @@ inline std::vector<double> numbers_of(std::span<const token_batch> batches, cons
 /// One step over `batches`, at most state.shape.micro_batches of them. With a loss or a gradient that is not
 /// finite nothing is updated: weights, moments and routing bias stay as they are, the load is dropped, and
 /// the step counts as skipped. The load of the step is in state.reported.load afterwards. Waits for the
-/// context.
-template <execution_context Ctx, class Communicator, precision P, layout_policy L, class Execute = directly>
-step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, L>& model,
-                       training_state<P, L>& state, std::span<const token_batch> batches,
-                       const step_options& options, Execute&& execute = {}) {
+/// context. Every rank of the run takes the step with micro-batches of its own, as many as the others, and
+/// gets the same report.
+template <execution_context Ctx, precision P, layout_policy L, class Execute = directly>
+step_report train_step(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
+                       std::span<const token_batch> batches, const step_options& options,
+                       Execute&& execute = {}) {
   const index_t depths = 1 + model.config.mtp_depth;
   if (batches.empty() || static_cast<index_t>(batches.size()) > state.shape.micro_batches)
     raise("train_step: " + std::to_string(batches.size()) + " micro-batches found, expected 1 to " +
@@ -257,14 +288,14 @@ step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, 
       counts(k) +=
           k < depths ? batch.target_counts.at(static_cast<std::size_t>(k)) : batch.sequence.sequences();
   }
-  comm.all_reduce(ctx, counts, reduction::sum);
+  state.ranks.tokens.all_reduce(ctx, counts, reduction::sum);
   synchronize(ctx);
   const std::vector<index_t> targets(counts.data(), counts.data() + depths);
   const index_t sequences = counts(depths);
   const auto pace = options.optimizer.pace(options.learning_rate, progress.updates + 1);
   std::copy(pace.begin(), pace.end(), state.reported.pace.data());
 
-  const detail::step_phases<P, L, Communicator> phases{comm, model, state, options};
+  const detail::step_phases<P, L> phases{model, state, options};
   execute(ctx, detail::numbers_of(batches, options, targets, sequences),
           [&](auto& at) { phases.run(at, batches, targets, sequences); });
   synchronize(ctx);
@@ -280,8 +311,8 @@ step_report train_step(Ctx& ctx, const Communicator& comm, const deepseek_v3<P, 
   if (!report.updated) report.bad = phases.first_bad(ctx);
 
   progress.step += 1;
-  progress.tokens +=
-      comm.size() * static_cast<index_t>(batches.size()) * state.shape.rows * state.shape.length;
+  progress.tokens += state.ranks.tokens.size() * static_cast<index_t>(batches.size()) * state.shape.rows *
+                     state.shape.length;
   progress.updates += report.updated ? 1 : 0;
   progress.skipped += report.updated ? 0 : 1;
   progress.skipped_in_row = report.updated ? 0 : progress.skipped_in_row + 1;
@@ -293,8 +324,7 @@ template <execution_context Ctx, precision P, layout_policy L>
 step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
                      const token_batch& batch, const step_options& options) {
   const index_t depths = 1 + model.config.mtp_depth;
-  const solo alone;
-  const detail::step_phases<P, L, solo> phases{alone, model, state, options};
+  const detail::step_phases<P, L> phases{model, state, options};
   const view<double, 1> losses = state.numbers.losses[0];
   phases.take_tokens(ctx);
   model.forward(ctx, {.batch = batch,
@@ -320,13 +350,12 @@ step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P,
 template <execution_context Ctx, precision P, layout_policy L>
 std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
                           path_list* paths = nullptr) {
-  const solo comm;
   const step_options options;
-  const detail::step_phases<P, L, solo> phases{comm, model, state, options};
+  const detail::step_phases<P, L> phases{model, state, options};
   // The data of the batch's views is not read.
   const token_batch batch = state.micro_batch(0, state.shape.rows);
   const auto work = [&](auto& probe) {
-    initialize_tensor(probe, state.parameters.front().name, true, state.parameters.front().p, 1, 0);
+    for (const parameter<P>& row : state.parameters) initialize_parameter(probe, row, model.config, 0);
     phases.run(probe, std::span(&batch, 1), batch.target_counts, state.shape.rows);
   };
   return measure(ctx, work, paths);

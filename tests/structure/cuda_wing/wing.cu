@@ -13,7 +13,7 @@ using context = cuda_context<backend::DSV3_WING>;
 template <class P>
 void train(context& ctx, const deepseek_v3<P>& model, training_state<P>& state,
            const std::vector<token_batch>& batches) {
-  train_step(ctx, solo{}, model, state, batches, step_options{});
+  train_step(ctx, model, state, batches, step_options{});
 }
 template <class P>
 void generate(context& ctx, speculative_decoder<P>& decoder, decoding_state<P>& state,
