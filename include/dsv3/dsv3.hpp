@@ -10,6 +10,8 @@
 #include <dsv3/exec/trace.hpp>
 #include <dsv3/exec/verify.hpp>
 #include <dsv3/infer/decoding_state.hpp>
+#include <dsv3/infer/expert_placement.hpp>
+#include <dsv3/infer/expert_rebalance.hpp>
 #include <dsv3/infer/generate.hpp>
 #include <dsv3/infer/page_pool.hpp>
 #include <dsv3/infer/speculative.hpp>
