@@ -124,6 +124,7 @@ struct block_deltas {
 template <precision P, layout_policy L = default_layout>
 struct block {
   block_config config;
+  any_communicator experts_among = {};  // the ranks that share experts
 
   /// What a batch means to a block, besides its input.
   struct batch_args {
@@ -307,7 +308,7 @@ struct block {
   bool has_experts() const { return config.kind == feed_forward::experts; }
   mla<P, L> attention() const { return {config.attention}; }
   mlp<P> dense() const { return {config.dense}; }
-  moe<P, L> experts() const { return {config.experts}; }
+  moe<P, L> experts() const { return {config.experts, experts_among}; }
 
   // What backward reads: as saved; with the norms' outputs computed again; or the whole block forward once
   // more, in scratch. The load is not counted a second time.

@@ -100,6 +100,7 @@ struct mtp_deltas {
 template <precision P, layout_policy L = default_layout>
 struct mtp_module {
   block_config config;
+  any_communicator experts_among = {};  // the ranks that share experts
 
   using batch_args = typename block<P, L>::batch_args;
   struct forward_args {
@@ -262,7 +263,7 @@ struct mtp_module {
   }
 
  private:
-  block<P, L> inner() const { return {config}; }
+  block<P, L> inner() const { return {config, experts_among}; }
 
   template <class Rows>
   static auto left(const Rows& pair) {

@@ -41,10 +41,14 @@ struct parameter_counts {
   }
 };
 
-/// Everything below follows from the config alone. Counts are exact; a multiply-add is two FLOPs.
+/// Everything below follows from the config alone, and is of the whole network, however it is shared out.
+/// Counts are exact; a multiply-add is two FLOPs.
 class model_account {
  public:
-  explicit model_account(const model_config& config) : config_(config) {
+  explicit model_account(const model_config& of) : config_(of) {
+    config_.held.clear();
+    config_.expert_ranks = 1, config_.expert_rank = 0;
+    const model_config& config = config_;
     model_config alone = config;
     alone.mtp_depth = 0;
     count<model_tensors<float>>(alone, main_);

@@ -44,9 +44,11 @@ struct model_config {
   index_t max_positions = 0;  // context length the model is for, tokens
   mtp_input mtp_reads = mtp_input::post_final_norm;
   std::int32_t bos_id = 0, eos_id = 1;
-  double init_deviation = 0.006;       // of every learnable matrix (report, section 4.2)
-  fp8_recipe recipe = {};              // of precisions with narrow operands; no part of a checkpoint
-  std::vector<model_stage> held = {};  // what of the network lies here; empty: all of it
+  double init_deviation = 0.006;              // of every learnable matrix (report, section 4.2)
+  fp8_recipe recipe = {};                     // of precisions with narrow operands; no part of a checkpoint
+  std::vector<model_stage> held = {};         // what of the network lies here; empty: all of it
+  index_t expert_ranks = 1, expert_rank = 0;  // how many ranks share every layer's experts, and which is this
+  expert_exchange_options expert_exchange = {};  // between them
 
   /// The network as one stage.
   model_stage whole() const { return {0, layers}; }
@@ -89,7 +91,10 @@ struct model_config {
                        .scale = routed_scale},
             .inner = expert_inner,
             .shared_experts = shared_experts,
-            .recipe = recipe};
+            .recipe = recipe,
+            .expert_ranks = expert_ranks,
+            .expert_rank = expert_rank,
+            .exchange = expert_exchange};
   }
   /// Block `layer` of the main model; `layer >= layers` is the block of an MTP module.
   block_config block(index_t layer) const {
@@ -156,6 +161,10 @@ inline status model_config::check() const {
              {"first_k_dense_replace", dense_layers}})
       .that(experts == 0 || expert_inner > 0, "moe_intermediate_size must be positive")
       .that(shared_experts >= 0, "n_shared_experts must not be negative")
+      .that(expert_ranks > 0 && expert_rank >= 0 && expert_rank < expert_ranks &&
+                experts % std::max<index_t>(expert_ranks, 1) == 0,
+            "the ranks that share experts must divide them",
+            {{"n_routed_experts", experts}, {"ranks", expert_ranks}, {"rank", expert_rank}})
       .that(epsilon > 0 && latent_epsilon > 0, "rms_norm_eps must be positive")
       .that(rope.theta > 1, "rope_theta must be greater than 1")
       .that(rope.factor >= 1 && rope.original_length > 0,

@@ -28,7 +28,8 @@ struct token_batch {
 template <precision P, layout_policy L = default_layout>
 struct deepseek_v3 {
   model_config config;
-  index_t head_chunk_tokens = 512;  // rows of logits that exist at a time
+  index_t head_chunk_tokens = 512;      // rows of logits that exist at a time
+  any_communicator experts_among = {};  // the ranks that share experts
 
   struct forward_args {
     const token_batch& batch;
@@ -331,8 +332,10 @@ struct deepseek_v3 {
 
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-  block<P, L> block_of(index_t layer) const { return {config.block(layer)}; }
-  mtp_module<P, L> mtp_at(index_t depth) const { return {config.block(config.layers + depth - 1)}; }
+  block<P, L> block_of(index_t layer) const { return {config.block(layer), experts_among}; }
+  mtp_module<P, L> mtp_at(index_t depth) const {
+    return {config.block(config.layers + depth - 1), experts_among};
+  }
   head<P> output() const { return {head_chunk_tokens}; }
 
   // Logits of the tokens that are asked for.

@@ -28,12 +28,18 @@ void initialize_tensor(Ctx& ctx, const std::string& name, bool is_matrix, view<E
     op::fill<Element>::constant(ctx, {.y = values, .value = 1});
 }
 
+/// Which element of the model's tensor a rank's part of it begins with: its experts are a stretch of all.
+inline index_t first_element(const model_config& config, const std::string& name, const shape& part) {
+  return name.find(".mlp.experts.") != name.npos ? config.expert_rank * part.elements() : 0;
+}
+
 /// All of them, with config.init_deviation.
 template <execution_context Ctx, class Element>
 void initialize(Ctx& ctx, model_tensors<Element>& masters, std::uint64_t seed) {
   for_each_field(
       [&](const std::string& name, const shape& s, auto& field) {
-        initialize_tensor(ctx, name, s.rank() > 1, field.flat(), masters.config.init_deviation, seed);
+        initialize_tensor(ctx, name, s.rank() > 1, field.flat(), masters.config.init_deviation, seed,
+                          first_element(masters.config, name, s));
       },
       masters);
 }

@@ -118,7 +118,11 @@ struct learned_tensors {
           const copied kind = copied_as(name);
           const any_communicator& copies = ranks.copies(kind);
           const shard part{s.elements(), copies.size(), copies.rank()};
-          parameter<P> row{.name = name, .is_matrix = s.rank() > 1, .kind = kind, .part = part};
+          parameter<P> row{.name = name,
+                           .is_matrix = s.rank() > 1,
+                           .kind = kind,
+                           .part = part,
+                           .first = first_element(config, name, s)};
           const auto own = [&](auto all) { return all.rows(part.begin(), part.end()); };
           const auto whole = [&]<class T, int Rank>(view<T, 1> all, view<T, Rank>& to) {
             to = view<T, Rank>::of_shape(all.data(), s);
