@@ -4,6 +4,7 @@
 
 #include <dsv3/base/error.hpp>
 #include <dsv3/comm/engine.hpp>
+#include <dsv3/comm/journal.hpp>
 #include <dsv3/exec/measure.hpp>
 
 #include <algorithm>
@@ -13,35 +14,44 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-/// Ranks behind an engine; without one, a single rank. Copies share the engine.
+/// Ranks behind an engine; without one, a single rank. Copies share the engine; they and the groups split
+/// from them share the journal of what this rank did last.
 class any_communicator {
  public:
   any_communicator() = default;
-  explicit any_communicator(std::shared_ptr<const comm_engine> engine) : engine_(std::move(engine)) {}
+  explicit any_communicator(std::shared_ptr<const comm_engine> engine)
+      : any_communicator(std::move(engine), std::make_shared<comm_journal>()) {}
 
   int rank() const { return engine_ ? engine_->rank() : 0; }
   int size() const { return engine_ ? engine_->size() : 1; }
   const char* name() const { return engine_ ? engine_->name() : "solo"; }
   const comm_engine* engine() const { return engine_.get(); }
+  comm_journal* journal() const { return journal_.get(); }  // null where there is no engine
 
   template <class Ctx, class T>
   void all_reduce(Ctx& ctx, view<T, 1> data, reduction how) const {
     if (!acts<Ctx>() || data.empty()) return;
-    engine_->all_reduce(stream_of(ctx), data.data(), data.size(), reduced_element_of<T>(), how);
+    noted("all_reduce", bytes(data), -1, [&] {
+      engine_->all_reduce(stream_of(ctx), data.data(), data.size(), reduced_element_of<T>(), how);
+    });
   }
   template <class Ctx, class T>
   void reduce_scatter(Ctx& ctx, view<const T, 1> from, view<T, 1> to, reduction how) const {
     parts("reduce_scatter", from.size(), to.size());
     if (!computes<Ctx> || to.empty()) return;
     if (size() == 1) return alone(ctx, from, to);
-    engine_->reduce_scatter(stream_of(ctx), from.data(), to.data(), to.size(), reduced_element_of<T>(), how);
+    noted("reduce_scatter", bytes(to), -1, [&] {
+      engine_->reduce_scatter(stream_of(ctx), from.data(), to.data(), to.size(), reduced_element_of<T>(),
+                              how);
+    });
   }
   template <class Ctx, class T>
   void all_gather(Ctx& ctx, view<const T, 1> from, view<T, 1> to) const {
     parts("all_gather", to.size(), from.size());
     if (!computes<Ctx> || from.empty()) return;
     if (size() == 1) return alone(ctx, from, to);
-    engine_->all_gather(stream_of(ctx), from.data(), to.data(), bytes(from));
+    noted("all_gather", bytes(from), -1,
+          [&] { engine_->all_gather(stream_of(ctx), from.data(), to.data(), bytes(from)); });
   }
   template <class Ctx, class T>
   void all_to_all(Ctx& ctx, view<const T, 1> from, view<T, 1> to) const {
@@ -50,48 +60,71 @@ class any_communicator {
             " elements, expected as many, and a multiple of the " + std::to_string(size()) + " ranks");
     if (!computes<Ctx> || from.empty()) return;
     if (size() == 1) return alone(ctx, from, to);
-    engine_->all_to_all(stream_of(ctx), from.data(), to.data(),
-                        bytes(from) / static_cast<std::size_t>(size()));
+    if (from.data() == to.data()) raise("all_to_all: from and to are the same array, expected two");
+    const std::size_t part = bytes(from) / static_cast<std::size_t>(size());
+    noted("all_to_all", part, -1, [&] { engine_->all_to_all(stream_of(ctx), from.data(), to.data(), part); });
   }
   template <class Ctx, class T>
   void broadcast(Ctx& ctx, view<T, 1> data, int root) const {
     known("broadcast", root);
     if (!acts<Ctx>() || data.empty()) return;
-    engine_->broadcast(stream_of(ctx), data.data(), bytes(data), root);
+    noted("broadcast", bytes(data), root,
+          [&] { engine_->broadcast(stream_of(ctx), data.data(), bytes(data), root); });
   }
   template <class Ctx, class T>
   void send(Ctx& ctx, view<const T, 1> data, int peer) const {
     other("send", peer);
     const outgoing_message out{peer, reinterpret_cast<const std::byte*>(data.data()), bytes(data)};
-    exchange(ctx, {&out, 1}, {});
+    transfer(ctx, "send", peer, {&out, 1}, {});
   }
   template <class Ctx, class T>
   void receive(Ctx& ctx, view<T, 1> data, int peer) const {
     other("receive", peer);
     const incoming_message in{peer, reinterpret_cast<std::byte*>(data.data()), bytes(data)};
-    exchange(ctx, {}, {&in, 1});
+    transfer(ctx, "receive", peer, {}, {&in, 1});
   }
   /// A rank's messages to itself are allowed, in matching pairs.
   template <class Ctx>
   void exchange(Ctx& ctx, std::span<const outgoing_message> out, std::span<const incoming_message> in) const {
     for (const outgoing_message& m : out) known("exchange", m.peer);
     for (const incoming_message& m : in) known("exchange", m.peer);
-    if constexpr (computes<Ctx>) {
-      if (out.empty() && in.empty()) return;
-      if (!engine_) raise("exchange: messages of one rank to itself need an engine, there is none");
-      engine_->exchange(stream_of(ctx), out, in);
-    }
+    transfer(ctx, "exchange", -1, out, in);
   }
 
   void barrier() const {
-    if (size() > 1) engine_->barrier();
+    if (size() > 1) noted("barrier", 0, -1, [&] { engine_->barrier(); });
   }
   /// The ranks of one color as a group, ordered by key. Collective.
   any_communicator split(int color, int key) const {
-    return engine_ ? any_communicator{engine_->split(color, key)} : *this;
+    if (color < 0) raise("split: found color " + std::to_string(color) + ", expected none below zero");
+    if (!engine_) return *this;
+    any_communicator group;
+    noted("split", 0, -1, [&] { group = any_communicator{engine_->split(color, key), journal_}; });
+    return group;
   }
 
  private:
+  any_communicator(std::shared_ptr<const comm_engine> engine, std::shared_ptr<comm_journal> journal)
+      : engine_(std::move(engine)), journal_(std::move(journal)) {}
+
+  template <class Act>
+  void noted(const char* op, std::size_t bytes, int peer, Act&& act) const {
+    const std::uint64_t number = journal_->begin(op, bytes, size(), peer);
+    act();
+    journal_->end(number);
+  }
+  template <class Ctx>
+  void transfer(Ctx& ctx, const char* op, int peer, std::span<const outgoing_message> out,
+                std::span<const incoming_message> in) const {
+    if constexpr (computes<Ctx>) {
+      if (out.empty() && in.empty()) return;
+      if (!engine_) raise("exchange: messages of one rank to itself need an engine, there is none");
+      std::size_t bytes = 0;
+      for (const outgoing_message& m : out) bytes += m.bytes;
+      for (const incoming_message& m : in) bytes += m.bytes;
+      noted(op, bytes, peer, [&] { engine_->exchange(stream_of(ctx), out, in); });
+    }
+  }
   template <class Ctx>
   bool acts() const {
     return computes<Ctx> && size() > 1;
@@ -136,6 +169,7 @@ class any_communicator {
   }
 
   std::shared_ptr<const comm_engine> engine_;
+  std::shared_ptr<comm_journal> journal_;
 };
 
 static_assert(communicator<any_communicator>);
