@@ -73,14 +73,17 @@ std::string svg(const schedule& s, const simulation& run) {
       width, height, title.c_str());
   c.out += style;
   c.out += formatted("<text class=\"title\" x=\"12\" y=\"22\">%s</text>\n", title.c_str());
-  bool halves = false;
+  bool halves = false, whole = false;
   for (const std::vector<instruction>& list : s.ranks)
-    for (const instruction& i : list) halves = halves || i.what == act::weight_gradient;
+    for (const instruction& i : list) {
+      halves = halves || i.what == act::weight_gradient;
+      whole = whole || i.what == act::backward || i.what == act::overlapped;
+    }
   const bool two = s.places.chunks() > 1;
   double x = c.legend(left, "f0", two ? "forward, chunk 0" : "forward");
   if (two) x = c.legend(x, "f1", "chunk 1");
-  x = c.legend(x, "b0", two ? "backward, chunk 0" : "backward");
-  if (two) x = c.legend(x, "b1", "chunk 1");
+  if (whole) x = c.legend(x, "b0", two ? "backward, chunk 0" : "backward");
+  if (whole && two) x = c.legend(x, "b1", "chunk 1");
   if (halves) {
     x = c.legend(x, "i0", two ? "input gradient, chunk 0" : "input gradient");
     if (two) x = c.legend(x, "i1", "chunk 1");

@@ -34,6 +34,12 @@ pairs=$(grep -o 'class="b[01]"[^>]*height="11.00"' "$scratch/a.svg" | wc -l)
 [ "$pairs" -eq 82 ] || fail "the picture shows $pairs overlapped pairs, expected 82"
 [ "$(grep -o '"ph":"s"' "$scratch/a.json" | wc -l)" -eq 280 ] || fail "the trace does not show 280 messages sent"
 [ "$(grep -o '"ph":"f"' "$scratch/a.json" | wc -l)" -eq 280 ] || fail "the trace does not show 280 messages received"
+for figure in 1f1b:8:20 zb1p:8:20 dualpipe:8:20 dualpipe_v:4:10; do
+  IFS=: read -r method ranks micro_batches <<< "$figure"
+  "$schedule" --method "$method" --ranks "$ranks" --micro-batches "$micro_batches" --svg "$scratch/b.svg" > /dev/null
+  cmp -s "$scratch/b.svg" "$DSV3_SOURCE/docs/figures/pipeline_$method.svg" ||
+    fail "docs/figures/pipeline_$method.svg is not what --method $method draws"
+done
 boxes=$("$schedule" --method dualpipe --lists | sed -n 's/^rank [0-9]: //p' | wc -w)
 [ "$(grep -o '"ph":"X"' "$scratch/a.json" | wc -l)" -eq "$boxes" ] || fail "the trace does not show $boxes computings"
 
@@ -46,7 +52,7 @@ refuses 2 '--ranks: found "0", expected a whole number from 1 to 4096' dsv3-sche
 refuses 2 '--forward: found "-1", expected a number of at least 0' dsv3-schedule --forward -1
 refuses 2 "--ranks times --micro-batches is 4096000, expected at most 2097152" \
   dsv3-schedule --ranks 4096 --micro-batches 1000
-refuses 2 "--svg shows one schedule, expected --method" dsv3-schedule --svg "$scratch/b.svg"
+refuses 2 "--svg shows one schedule, expected --method" dsv3-schedule --svg "$scratch/c.svg"
 refuses 2 "--trace shows one schedule, expected --method" dsv3-schedule --trace "$scratch/b.json"
 refuses 1 "$scratch/none/a.svg: cannot be created: No such file or directory" \
   dsv3-schedule --method 1f1b --svg "$scratch/none/a.svg"

@@ -47,6 +47,15 @@ TEST_CASE("eight ranks and twenty micro-batches take what is published") {
   }
 }
 
+TEST_CASE("a schedule by itself") {
+  const schedule s = dualpipe(8, 20);
+  CHECK(verify(s).good());
+  CHECK(notation(s.ranks[3]).starts_with("F0 F1 F0 F1 F0 F1 F0 F1 F0 B1 F1|B0"));
+  const simulation run = simulate(s, {.overlapped = 2.4});  // instead of 3: a fifth of the pair is hidden
+  CHECK(run.makespan == doctest::Approx(57.6));
+  CHECK(peaks(s)[0].activations == 9);
+}
+
 TEST_CASE("sixteen ranks and sixty-four micro-batches") {
   const schedule s = dualpipe(16, 64);
   const simulation run = simulate(s);
