@@ -8,6 +8,7 @@
 #include <dsv3/op/memory/copy.hpp>
 
 #include <algorithm>
+#include <type_traits>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -30,7 +31,8 @@ struct head_saved {
 };
 
 /// logits = x · wᵀ        loss += scale Σ cross entropy        over tokens whose target is not -1
-/// No more than chunk_tokens rows of logits exist at a time, unless the caller asks for them.
+/// No more than chunk_tokens rows of logits exist at a time, unless the caller asks for them. Their gradient
+/// consists of activations, as its products multiply them.
 template <precision P>
 struct head {
   index_t chunk_tokens = 512;
@@ -86,26 +88,36 @@ struct head {
     each_chunk(args.x.extent(0), [&](index_t begin, index_t end) {
       const scratch_frame frame{ctx.scratch};
       const auto x = args.x.rows(begin, end);
-      const auto dlogits = ctx.scratch.template tensor<accumulator<P>>(end - begin, args.w.extent(0));
-      view<const accumulator<P>, 2> logits = dlogits;
-      if (args.saved.logits.empty())
-        product::forward(ctx, {.x = x, .w = args.w, .y = dlogits});  // 1 again
-      else
-        logits = args.saved.logits.rows(begin, end);
+      const auto room = [&]<class T>(T) {
+        return ctx.scratch.template tensor<T>(end - begin, args.w.extent(0));
+      };
+      const auto dlogits = room(activation<P>{});
+      view<const accumulator<P>, 2> logits = args.saved.logits;
+      if (logits.empty()) {
+        view<accumulator<P>, 2> again;
+        if constexpr (std::is_same_v<activation<P>, accumulator<P>>)
+          again = dlogits;
+        else
+          again = room(accumulator<P>{});
+        product::forward(ctx, {.x = x, .w = args.w, .y = again});  // 1 again
+        logits = again;
+      } else {
+        logits = logits.rows(begin, end);
+      }
       loss::backward(ctx, {.logits = logits,
                            .targets = args.targets.rows(begin, end),
                            .lse = args.saved.lse.rows(begin, end),
                            .scale = args.scale,
-                           .dlogits = dlogits});                                                  // 2'
-      product::backward_data(ctx, {.dy = dlogits, .w = args.w, .dx = args.dx.rows(begin, end)});  // 1'
-      product::backward_weights(
+                           .dlogits = dlogits});                                                      // 2'
+      op::gemm<P>::backward_data(ctx, {.dy = dlogits, .w = args.w, .dx = args.dx.rows(begin, end)});  // 1'
+      op::gemm<P>::backward_weights(
           ctx, {.dy = dlogits, .x = x, .dw = args.dw, .into = begin == 0 ? args.into : store::add});
     });
   }
 
  private:
   using product = op::gemm<P, accumulator<P>>;
-  using loss = op::cross_entropy<P>;
+  using loss = op::cross_entropy<P, activation<P>>;
 
   template <class Body>
   void each_chunk(index_t tokens, Body&& body) const {

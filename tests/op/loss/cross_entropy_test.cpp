@@ -111,6 +111,30 @@ TEST_CASE_TEMPLATE("cross_entropy agrees with the oracle", P, fp64_reference, fp
     }
 }
 
+TEST_CASE("cross_entropy rounds gradients once to a narrower type") {
+  for (const shape_case shape : shapes)
+    for (const index_t gap : {0, 3}) {
+      CAPTURE(shape.tokens);
+      CAPTURE(shape.vocab);
+      CAPTURE(gap);
+      fixture<bf16_mixed> f(shape, gap);
+      guarded<bf16> narrow(gap + 4, f.tokens, f.vocab);
+      f.forward(), f.backward();
+      support::run(2, [&](auto& ctx) {
+        op::cross_entropy<bf16_mixed, bf16>::backward(
+            ctx,
+            {.logits = f.logits, .targets = f.targets, .lse = f.lse, .scale = f.scale, .dlogits = narrow});
+      });
+      const auto wide = f.dlogits.values(), found = narrow.values();
+      bool rounded = true;
+      for (std::size_t i = 0; i < found.size(); ++i)
+        rounded =
+            rounded && found[i] == static_cast<double>(static_cast<float>(bf16(static_cast<float>(wide[i]))));
+      CHECK(rounded);
+      CHECK(narrow.intact());
+    }
+}
+
 TEST_CASE("cross_entropy gradients are the slopes of the oracle") {
   fixture<fp64_reference> f({4, 11}, 2);
   f.forward(), f.backward();

@@ -13,9 +13,9 @@
 
 namespace dsv3::inline DSV3_ABI {
 
-template <class P>
-struct implementation<op::cross_entropy<P>, backend::cpu> {
-  using op_type = op::cross_entropy<P>;
+template <class P, class Gradient>
+struct implementation<op::cross_entropy<P, Gradient>, backend::cpu> {
+  using op_type = op::cross_entropy<P, Gradient>;
   using acc = accumulator<P>;
 
   /// [tokens]   the loss of each row, so that the sum over rows knows no threads
@@ -50,13 +50,16 @@ struct implementation<op::cross_entropy<P>, backend::cpu> {
     const index_t tokens = args.logits.extent(0), vocab = args.logits.extent(1);
     cpu::parallel_ranges(ctx.threads, tokens, row_grain(vocab), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t) {
-        acc* dlogits = args.dlogits[t].data();
+        Gradient* dlogits = args.dlogits[t].data();
         const index_t target = args.targets(t);
         if (target < 0) {
-          std::fill_n(dlogits, vocab, acc(0));
+          std::fill_n(dlogits, vocab, Gradient(acc(0)));
         } else {
-          scaled_softmax(args.logits[t].data(), args.lse(t), acc(args.scale), dlogits, vocab);
-          dlogits[target] -= acc(args.scale);
+          const acc* logits = args.logits[t].data();
+          const acc scale = acc(args.scale), lse = args.lse(t);
+          const acc at_target = scale * cpu::exponential(logits[target] - lse) - scale;
+          scaled_softmax(logits, lse, scale, dlogits, vocab);
+          dlogits[target] = Gradient(at_target);
         }
       }
     });
@@ -100,9 +103,9 @@ struct implementation<op::cross_entropy<P>, backend::cpu> {
     return sum;
   }
 
-  static void scaled_softmax(const acc* logits, acc lse, acc scale, acc* out, index_t vocab) {
+  static void scaled_softmax(const acc* logits, acc lse, acc scale, Gradient* out, index_t vocab) {
     DSV3_SIMD
-    for (index_t v = 0; v < vocab; ++v) out[v] = scale * cpu::exponential(logits[v] - lse);
+    for (index_t v = 0; v < vocab; ++v) out[v] = Gradient(scale * cpu::exponential(logits[v] - lse));
   }
 };
 

@@ -94,23 +94,26 @@ __global__ void __launch_bounds__(512)
 }
 
 /// May write over what it reads: every element is read and written by the same thread.
-template <int Width, class Acc>
+template <int Width, class Acc, class Gradient>
 __global__ void __launch_bounds__(512)
     cross_entropy_backward_kernel(const Acc* logits, index_t stride, index_t vocab,
                                   const std::int32_t* targets, const int* bad, const Acc* lse, Acc scale,
-                                  Acc* dlogits, index_t dstride) {
+                                  Gradient* dlogits, index_t dstride) {
   constexpr int in_flight = 4;
   if (*bad) return;
   const index_t t = blockIdx.x, packs = vocab / Width, target = targets[t];
   const Acc* row = logits + t * stride;
-  Acc* to = dlogits + t * dstride;
+  Gradient* to = dlogits + t * dstride;
   const Acc normaliser = lse[t];
-  const auto write = [&](auto values, index_t first) {
+  const auto write = [&](const auto& values, index_t first) {
+    constexpr int count = static_cast<int>(sizeof(values) / sizeof(Acc));
+    pack<Gradient, count> slopes;
 #pragma unroll
-    for (int i = 0; i < static_cast<int>(sizeof(values) / sizeof(Acc)); ++i)
-      values[i] = target < 0 ? Acc(0)
-                             : fma(scale, exp(values[i] - normaliser), first + i == target ? -scale : Acc(0));
-    store_pack(to + first, values);
+    for (int i = 0; i < count; ++i)
+      slopes[i] = Gradient(
+          target < 0 ? Acc(0)
+                     : fma(scale, exp(values[i] - normaliser), first + i == target ? -scale : Acc(0)));
+    store_pack(to + first, slopes);
   };
   index_t at = threadIdx.x;
   for (; at + (in_flight - 1) * blockDim.x < packs; at += in_flight * blockDim.x) {
@@ -129,9 +132,9 @@ __global__ void __launch_bounds__(512)
 
 // ---- launch -----------------------------------------------------------------------------------------------
 
-template <class P>
-struct implementation<op::cross_entropy<P>, backend::cuda> {
-  using op_type = op::cross_entropy<P>;
+template <class P, class Gradient>
+struct implementation<op::cross_entropy<P, Gradient>, backend::cuda> {
+  using op_type = op::cross_entropy<P, Gradient>;
   using acc = accumulator<P>;
 
   struct forward_scratch {
@@ -169,8 +172,8 @@ struct implementation<op::cross_entropy<P>, backend::cuda> {
     check_targets(ctx, args, bad);
     const bool packs = cuda::takes_packs<width>(args.logits.data(), args.logits.stride(0)) &&
                        cuda::takes_packs<width>(args.dlogits.data(), args.dlogits.stride(0));
-    const auto kernel = packs ? cuda::detail::cross_entropy_backward_kernel<width, acc>
-                              : cuda::detail::cross_entropy_backward_kernel<1, acc>;
+    const auto kernel = packs ? cuda::detail::cross_entropy_backward_kernel<width, acc, Gradient>
+                              : cuda::detail::cross_entropy_backward_kernel<1, acc, Gradient>;
     cuda::launch(op_type::backward_args::name, ctx.stream, shape_of(args), kernel, args.logits.data(),
                  args.logits.stride(0), args.logits.extent(1), args.targets.data(), bad, args.lse.data(),
                  acc(args.scale), args.dlogits.data(), args.dlogits.stride(0));

@@ -14,7 +14,8 @@ namespace dsv3::inline DSV3_ABI::op {
 /// lse[t] = ln Σ_v exp logits[t,v];  loss += scale Σ_t (lse[t] − logits[t, target])  over targets ≥ 0
 /// Backward:  dlogits[t,v] = scale (exp(logits[t,v] − lse[t]) − [v = target])      zero where target is -1
 /// The sum over tokens runs in double, in token order. Targets below -1 or not below the vocabulary raise.
-template <precision P>
+/// Gradient is what dlogits consist of: each is computed in the accumulator and rounded once.
+template <precision P, class Gradient = accumulator<P>>
 struct cross_entropy {
   struct forward_args {
     static constexpr const char* name = "cross_entropy.forward";
@@ -43,7 +44,7 @@ struct cross_entropy {
     view<const std::int32_t, 1> targets;   // [tokens]
     view<const accumulator<P>, 1> lse;     // [tokens]
     double scale = 1;                      // forward's scale times the gradient that reaches the loss
-    view<accumulator<P>, 2> dlogits;       // [tokens, vocab]   written; may be logits
+    view<Gradient, 2> dlogits;             // [tokens, vocab]   written; may be logits if of their type
     status check() const {
       return requirements{name}
           .equal("targets", "tokens", targets.extent(0), "logits", logits.extent(0))
@@ -65,14 +66,14 @@ struct cross_entropy {
   static void backward(Ctx&, const backward_args&);
 };
 
-template <precision P>
+template <precision P, class Gradient>
 template <execution_context Ctx>
-void cross_entropy<P>::forward(Ctx& ctx, const forward_args& args) {
+void cross_entropy<P, Gradient>::forward(Ctx& ctx, const forward_args& args) {
   invoke<cross_entropy>(ctx, args);
 }
-template <precision P>
+template <precision P, class Gradient>
 template <execution_context Ctx>
-void cross_entropy<P>::backward(Ctx& ctx, const backward_args& args) {
+void cross_entropy<P, Gradient>::backward(Ctx& ctx, const backward_args& args) {
   invoke<cross_entropy>(ctx, args);
 }
 
