@@ -24,6 +24,7 @@
 #include <dsv3/cpu/norm/rms_norm.hpp>
 #include <dsv3/cpu/optim/adamw.hpp>
 #include <dsv3/cpu/optim/global_norm.hpp>
+#include <dsv3/cpu/quant/adamw_quantizer.hpp>
 #include <dsv3/cpu/quant/dispatch_quantizer.hpp>
 #include <dsv3/cpu/quant/rms_norm_quantizer.hpp>
 #include <dsv3/cpu/quant/stored_rows.hpp>

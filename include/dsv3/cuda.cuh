@@ -31,6 +31,7 @@
 #include <dsv3/cuda/norm/rms_norm.cuh>
 #include <dsv3/cuda/optim/adamw.cuh>
 #include <dsv3/cuda/optim/global_norm.cuh>
+#include <dsv3/cuda/quant/adamw_quantizer.cuh>
 #include <dsv3/cuda/quant/dispatch_quantizer.cuh>
 #include <dsv3/cuda/quant/rms_norm_quantizer.cuh>
 #include <dsv3/cuda/quant/stored_rows.cuh>

@@ -6,6 +6,7 @@
 #include <dsv3/exec/measure.hpp>
 #include <dsv3/op/optim/adamw.hpp>
 #include <dsv3/op/optim/global_norm.hpp>
+#include <dsv3/op/quant/adamw_quantizer.hpp>
 #include <dsv3/train/state.hpp>
 
 #include <algorithm>
@@ -157,13 +158,17 @@ struct step_phases {
   template <class Ctx>
   void update(Ctx& ctx) const {
     for (const parameter<P>& row : state.parameters) {
+      // Weights in tiles are quantised here, once for all products that read them until the next update.
+      const bool in_tiles = !row.tiles.empty() && row.part.whole();
+      if (in_tiles && model.config.recipe.weights == scale_group::block) {
+        move_tiles(ctx, row);
+        continue;
+      }
       if (row.all_w.empty())
         move(ctx, row, row.p);
       else
         move(ctx, row, row.w);
-      // Weights in tiles are quantised here, once for all products that read them until the next update.
-      if (!row.tiles.empty() && row.part.whole())
-        adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, model.config.recipe);
+      if (in_tiles) adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, model.config.recipe);
       gather_weights(ctx, state.ranks, row, model.config.recipe);
     }
     for (index_t r = 0; r < state.routing.bias.extent(0); ++r)
@@ -187,6 +192,20 @@ struct step_phases {
                                      .v = row.v,
                                      .config = optimizer,
                                      .pace = state.numbers.pace});
+  }
+
+  // The same of matrices whose weights are tiles that share no scale; these are matrices that decay.
+  template <class Ctx>
+  void move_tiles(Ctx& ctx, const parameter<P>& row) const {
+    op::adamw_quantizer<P>::step(ctx, {.g = row.g,
+                                       .scale = number(2),
+                                       .p = row.p,
+                                       .w = row.tiles,
+                                       .m = row.m,
+                                       .v = row.v,
+                                       .config = options.optimizer,
+                                       .pace = state.numbers.pace,
+                                       .scales = model.config.recipe.scales});
   }
 
   // The load of a step is reported and forgotten, whether the step counted or not.

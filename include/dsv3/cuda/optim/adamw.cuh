@@ -64,9 +64,7 @@ struct adamw_pack {
     m = load_pack<Width>(t.m + at);
     v = load_pack<Width>(t.v + at);
   }
-  __device__ __forceinline__ void move(const adamw_coefficients<number>& c, number scale,
-                                       const adamw_tensor<P, Weight>& t, index_t at) {
-    pack<Weight, Width> w;
+  __device__ __forceinline__ void move(const adamw_coefficients<number>& c, number scale) {
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
       const number slope = number(g[i]) * scale;
@@ -74,11 +72,20 @@ struct adamw_pack {
       v[i] = moment<P>(c.keep_v * number(v[i]) + c.take_v * slope * slope);
       const number direction = number(m[i]) * c.unbias_m / (sqrt(number(v[i]) * c.unbias_v) + c.epsilon);
       p[i] -= c.learning_rate * (direction + c.weight_decay * p[i]);
-      w[i] = Weight(p[i]);
     }
+  }
+  __device__ __forceinline__ void keep(const adamw_tensor<P, Weight>& t, index_t at) const {
     store_pack(t.m + at, m);
     store_pack(t.v + at, v);
     store_pack(t.p + at, p);
+  }
+  __device__ __forceinline__ void move(const adamw_coefficients<number>& c, number scale,
+                                       const adamw_tensor<P, Weight>& t, index_t at) {
+    move(c, scale);
+    pack<Weight, Width> w;
+#pragma unroll
+    for (int i = 0; i < Width; ++i) w[i] = Weight(p[i]);
+    keep(t, at);
     store_pack(t.w + at, w);
   }
 };
