@@ -171,10 +171,10 @@ void compare_tiles(const Tiled& found, const float_model& wide) {
       [&](const std::string& name, const shape&, const auto& tiles, const auto& numbers) {
         if constexpr (requires { tiles.scales; }) {
           std::vector<view<const float, 2>> sources;
-          detail::each_matrix(name, numbers,
+          detail::each_matrix(name, numbers, wide.weights.config,
                               [&](const std::string&, const auto& m) { sources.push_back(m); });
           std::size_t next = 0;
-          detail::each_matrix(name, tiles, [&](const std::string&, const auto& matrix) {
+          detail::each_matrix(name, tiles, wide.weights.config, [&](const std::string&, const auto& matrix) {
             const index_t rows = matrix.extent(0), columns = matrix.extent(1),
                           across = ceil_div(columns, 128);
             std::vector<fp8_e4m3> codes(static_cast<std::size_t>(rows * columns));

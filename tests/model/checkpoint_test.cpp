@@ -195,6 +195,25 @@ TEST_CASE("rotary rows are interleaved or half-split, in the files and in memory
   CHECK(back.same(half_split));
 }
 
+TEST_CASE("ranks that share experts read their own under the numbers of the model") {
+  const support::temporary_folder folder;
+  float_model model{small_model()};
+  model.numbers(8).write(folder.path());
+  for (const index_t rank : {0, 1}) {
+    model_config config = small_model();
+    config.expert_ranks = 2, config.expert_rank = rank;
+    float_model part{config};
+    CHECK(part.read(folder.path()).left_out.size() == 3 * 2 * 3);  // of two layers and the MTP module
+    const auto &all = model.weights.blocks[2].experts, &own = part.weights.blocks[2].experts;
+    CHECK(own.w_down.extent(0) == 2);
+    for (index_t e : {0, 1}) {
+      CHECK(own.w_down(e, 3, 4) == all.w_down(2 * rank + e, 3, 4));
+      CHECK(own.w_gate_up(e, 13, 7) == all.w_gate_up(2 * rank + e, 13, 7));
+    }
+    CHECK(own.centroids(3, 3) == all.centroids(3, 3));
+  }
+}
+
 TEST_CASE("MTP modules may be left out, and what is left out is told") {
   const support::temporary_folder folder;
   float_model model{small_model()};

@@ -45,9 +45,7 @@ struct parameter_counts {
 /// Counts are exact; a multiply-add is two FLOPs.
 class model_account {
  public:
-  explicit model_account(const model_config& of) : config_(of) {
-    config_.held.clear();
-    config_.expert_ranks = 1, config_.expert_rank = 0;
+  explicit model_account(const model_config& of) : config_(of.whole_model()) {
     const model_config& config = config_;
     model_config alone = config;
     alone.mtp_depth = 0;

@@ -71,13 +71,15 @@ inline rotary_rows rotary_rows_of(const std::string& name, const model_config& c
 
 inline constexpr std::string_view fused_pair = "gate_up_proj.weight";
 
-// A field's matrices under their own names: act(name, matrix). Those of the experts are numbered.
+// A field's matrices under their own names: act(name, matrix). Those of the experts have their numbers in the
+// model.
 template <class Field, class Act>
-void each_matrix(const std::string& name, const Field& field, Act&& act) {
+void each_matrix(const std::string& name, const Field& field, const model_config& c, Act&& act) {
   if constexpr (Field::rank == 3) {
     const std::size_t last = name.rfind('.', name.rfind('.') - 1) + 1;  // where "down_proj.weight" begins
+    const index_t first = c.expert_rank * field.extent(0);
     for (index_t e = 0; e < field.extent(0); ++e)
-      act(name.substr(0, last) + std::to_string(e) + "." + name.substr(last), field[e]);
+      act(name.substr(0, last) + std::to_string(first + e) + "." + name.substr(last), field[e]);
   } else {
     act(name, field);
   }
@@ -87,7 +89,7 @@ void each_matrix(const std::string& name, const Field& field, Act&& act) {
 template <class T, int Rank, class Visit>
 void split_field(const std::string& name, const view<T, Rank>& field, const model_config& c, Visit&& visit) {
   using tensor = checkpoint_tensor<T>;
-  each_matrix(name, field, [&](const std::string& own, const auto& matrix) {
+  each_matrix(name, field, c, [&](const std::string& own, const auto& matrix) {
     if constexpr (Rank == 1) {
       visit(tensor{own, {matrix.extent(0)}, matrix.data()});
     } else if (own.ends_with(fused_pair)) {
@@ -105,12 +107,13 @@ void split_field(const std::string& name, const view<T, Rank>& field, const mode
 template <class Element, int Rank, class Visit>
 void split_field(const std::string& name, const scaled_view<Element, block_tile, Rank>& field,
                  const model_config& c, Visit&& visit) {
-  each_matrix(name, field, [&](const std::string& own, const scaled_view<const Element, block_tile>& matrix) {
-    const index_t rows = matrix.extent(0), columns = matrix.extent(1);
-    std::vector<float> meant(static_cast<std::size_t>(rows * columns));
-    for (index_t r = 0; r < rows; ++r) dequantize_row(matrix, r, meant.data() + r * columns);
-    split_field(own, view<const float, 2>{meant.data(), rows, columns}, c, visit);
-  });
+  each_matrix(name, field, c,
+              [&](const std::string& own, const scaled_view<const Element, block_tile>& matrix) {
+                const index_t rows = matrix.extent(0), columns = matrix.extent(1);
+                std::vector<float> meant(static_cast<std::size_t>(rows * columns));
+                for (index_t r = 0; r < rows; ++r) dequantize_row(matrix, r, meant.data() + r * columns);
+                split_field(own, view<const float, 2>{meant.data(), rows, columns}, c, visit);
+              });
 }
 
 inline std::string layer_prefix(index_t layer) { return "model.layers." + std::to_string(layer) + "."; }
@@ -337,7 +340,7 @@ class checkpoint_reader {
     for_each_field(
         [&](const std::string& name, const shape&, auto& field) {
           if constexpr (requires { field.scales; })
-            detail::each_matrix(name, field, [&](const std::string& own, const auto& matrix) {
+            detail::each_matrix(name, field, weights.config, [&](const std::string& own, const auto& matrix) {
               fill_tiles(own, matrix, memory, note);
             });
           else
@@ -345,7 +348,7 @@ class checkpoint_reader {
         },
         weights);
     for_each_routing_bias(weights.config, bias, take);
-    account_for_the_rest(weights.config.mtp_depth, known, report);
+    account_for_the_rest(weights.config, known, report);
     return report;
   }
 
@@ -436,18 +439,21 @@ class checkpoint_reader {
     for (index_t r = 0; r < rows; ++r) dequantize_row(weight.values(), r, memory_row(r).data());
   }
 
-  void account_for_the_rest(index_t depth, const std::set<std::string>& known, checkpoint_report& report) {
+  void account_for_the_rest(const model_config& filled, const std::set<std::string>& known,
+                            checkpoint_report& report) {
+    const index_t depth = filled.mtp_depth;
+    const std::set<std::string> all = names_of_whole(filled);
     const auto pairs = shared_copies(config());
     const std::map<std::string, std::string> copies{pairs.begin(), pairs.end()};
     for (const auto& [name, file] : tensors_.names()) {
       if (known.contains(name)) continue;
-      bool of_module = false;  // one that the bundle does not have
+      bool lies_elsewhere = all.contains(name);  // one that the bundle does not have, or a part that it lacks
       for (index_t k = depth; k < config().mtp_depth; ++k)
-        of_module = of_module || name.starts_with(detail::layer_prefix(config().layers + k));
+        lies_elsewhere = lies_elsewhere || name.starts_with(detail::layer_prefix(config().layers + k));
       if (const auto copy = copies.find(name); copy != copies.end()) {
         compare(name, copy->second);
         report.copies.push_back(name);
-      } else if (of_module) {
+      } else if (lies_elsewhere) {
         report.left_out.push_back(name);
       } else {
         const std::string_view nearest = nearest_name(name, known);
@@ -458,6 +464,20 @@ class checkpoint_reader {
               (nearest.empty() ? "" : ", the nearest that it has is " + std::string(nearest)));
       }
     }
+  }
+
+  // Of a model that is shared out among ranks: what some rank has.
+  std::set<std::string> names_of_whole(const model_config& part) const {
+    std::set<std::string> names;
+    if (part.held.empty() && part.expert_ranks == 1) return names;
+    model_tensors<float> whole;
+    whole.config = part.whole_model();
+    place(whole, nullptr);
+    for_each_checkpoint_tensor(whole, [&](const auto& tensor) {
+      names.insert(tensor.name);
+      names.insert(scale_name(tensor.name));
+    });
+    return names;
   }
 
   void compare(const std::string& name, const std::string& original) {

@@ -50,6 +50,13 @@ struct model_config {
   index_t expert_ranks = 1, expert_rank = 0;  // how many ranks share every layer's experts, and which is this
   expert_exchange_options expert_exchange = {};  // between them
 
+  /// Of the whole network on one rank.
+  model_config whole_model() const {
+    model_config c = *this;
+    c.held.clear();
+    c.expert_ranks = 1, c.expert_rank = 0;
+    return c;
+  }
   /// The network as one stage.
   model_stage whole() const { return {0, layers}; }
   bool begins(const model_stage& stage) const { return stage.first == 0; }
