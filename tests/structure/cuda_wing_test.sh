@@ -11,6 +11,7 @@ source "$(dirname "$0")/../support/script.sh"
 hot=(sm90_forward_kernel sm90_backward_kernel mma_forward_kernel mma_keys_kernel mma_queries_kernel
   attend_pages_kernel grouped_wgmma_kernel scaled_hopper_kernel grouped_rows_mma_kernel grouped_weights_mma_kernel scaled_product_kernel
   exact_product_kernel 'rms_norm_(forward|backward|quantizer)_kernel' 'swiglu_(forward|backward)_kernel' adamw_kernel
+  adamw_tiles_kernel stored_swiglu_kernel
   'cross_entropy_(forward|backward)_kernel' 'narrow_(rows|blocks)_kernel' dispatch_rows_kernel combine_rows_kernelILi
   convert_rows_kernel choose_experts_kernel choose_held_experts_kernel split_product_kernel split_wgmma_kernel
   fill_constant_kernel square_sums_kernel)
