@@ -72,17 +72,17 @@ DSV3_FORCE_INLINE __mmask32 narrow_group(const From* x, Element* y, const Scales
   if constexpr (exact && std::is_same_v<From, bf16>)
     result = round_shifted<Element>(x + i, zeros_at<Element>(by, i));
   else
-    result = round_quotients<exact, Element>(quotients<arithmetic::multiply>(x + i, factors_at(by, i)));
+    result = round_quotients<exact, Element>(
+        split<From>(quotients<arithmetic::multiply>(x + i, factors_at(by, i))));
   store_codes(result.codes, y + i);
   return result.doubtful;
 }
 
-/// The same 32 by division; `each(i)` does them one by one where even that is not enough: beside the smallest
-/// numbers.
+/// The same 32 by division; `each(i)` does them one by one where not all are finite.
 template <class From, class Element, class Scales, class Each>
 void divide_group(const From* x, Element* y, const Scales& by, index_t i, const Each& each) {
   const rounded result =
-      round_quotients<true, Element>(quotients<arithmetic::divide>(x + i, divisors_at<From>(by, i)));
+      round_divided<From, Element>(quotients<arithmetic::divide>(x + i, divisors_at<From>(by, i)));
   store_codes(result.codes, y + i);
   if (result.doubtful != 0) each(i);
 }
@@ -105,19 +105,22 @@ DSV3_FORCE_INLINE index_t narrow(const From* x, Element* y, index_t count, const
 template <bool exact, class From, class Element, index_t capacity, class Each>
 DSV3_FORCE_INLINE void narrow_tiles(const From* x, Element* y, index_t tiles, const scale_row<capacity>& by,
                                     Each&& each) {
-  static_assert(capacity <= 64);
-  std::uint64_t again = 0;
-  for (index_t tile = 0; tile < tiles; ++tile) {
-    const one_scale scale = by.tile(tile);
-    __mmask32 doubtful = 0;
-    DSV3_UNROLL
-    for (index_t i = 0; i < 128; i += 32)
-      doubtful |= narrow_group<exact>(x + 128 * tile, y + 128 * tile, scale, i);
-    if (doubtful != 0) again |= std::uint64_t{1} << tile;
+  for (index_t begin = 0; begin < tiles; begin += 16) {
+    const index_t end = begin + 16 < tiles ? begin + 16 : tiles;
+    std::uint64_t again = 0;  // one bit for each group
+    for (index_t tile = begin; tile < end; ++tile) {
+      const one_scale scale = by.tile(tile);
+      std::uint64_t groups = 0;
+      DSV3_UNROLL
+      for (int group = 0; group < 4; ++group)
+        groups |= std::uint64_t{narrow_group<exact>(x, y, scale, 128 * tile + 32 * group) != 0} << group;
+      again |= groups << (4 * (tile - begin));
+    }
+    for (; again != 0; again &= again - 1) {
+      const index_t group = 4 * begin + __builtin_ctzll(again);
+      divide_group(x, y, by.tile(group / 4), 32 * group, each);
+    }
   }
-  for (; again != 0; again &= again - 1)
-    for (index_t tile = __builtin_ctzll(again), i = 0; i < 128; i += 32)
-      divide_group(x, y, by.tile(tile), 128 * tile + i, each);
 }
 
 template <class From, class Element>

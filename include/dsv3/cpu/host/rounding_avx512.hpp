@@ -68,29 +68,42 @@ struct split_floats {
 
 enum class arithmetic { multiply, divide };
 template <arithmetic operation>
-DSV3_FORCE_INLINE __m512i combine(__m512 a, __m512 b) {
-  return _mm512_castps_si512(operation == arithmetic::multiply ? _mm512_mul_ps(a, b) : _mm512_div_ps(a, b));
+DSV3_FORCE_INLINE __m512 combine(__m512 a, __m512 b) {
+  return operation == arithmetic::multiply ? _mm512_mul_ps(a, b) : _mm512_div_ps(a, b);
 }
 
+/// 32 floats, in the order of their factors.
+struct floats {
+  __m512 first, second;
+};
 template <arithmetic operation>
-DSV3_FORCE_INLINE split_floats quotients(const bf16* x, factors by) {
+DSV3_FORCE_INLINE floats quotients(const bf16* x, factors by) {
   const __m512i both = _mm512_loadu_si512(x);
   const __m512 evens = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
   const __m512 odds = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-0x10000)));
-  const __m512i even = combine<operation>(evens, by.first), odd = combine<operation>(odds, by.second);
-  return {_mm512_mask_blend_epi16(odd_words, _mm512_srli_epi32(even, 16), odd),
-          _mm512_mask_blend_epi16(odd_words, even, _mm512_slli_epi32(odd, 16))};
+  return {combine<operation>(evens, by.first), combine<operation>(odds, by.second)};
 }
 template <arithmetic operation>
-DSV3_FORCE_INLINE split_floats quotients(const float* x, factors by) {
-  const __m512i tails = _mm512_add_epi16(
-      _mm512_set1_epi32(0x00020000),
-      _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                         _mm512_set1_epi32(0x00040004)));
-  const __m512i a = combine<operation>(_mm512_loadu_ps(x), by.first);
-  const __m512i b = combine<operation>(_mm512_loadu_ps(x + 16), by.second);
-  return {_mm512_permutex2var_epi16(a, _mm512_add_epi16(tails, words(1)), b),
-          _mm512_permutex2var_epi16(a, tails, b)};
+DSV3_FORCE_INLINE floats quotients(const float* x, factors by) {
+  return {combine<operation>(_mm512_loadu_ps(x), by.first),
+          combine<operation>(_mm512_loadu_ps(x + 16), by.second)};
+}
+
+/// Of quotients of numbers of type From.
+template <class From>
+DSV3_FORCE_INLINE split_floats split(floats x) {
+  const __m512i a = _mm512_castps_si512(x.first), b = _mm512_castps_si512(x.second);
+  if constexpr (std::is_same_v<From, bf16>) {
+    return {_mm512_mask_blend_epi16(odd_words, _mm512_srli_epi32(a, 16), b),
+            _mm512_mask_blend_epi16(odd_words, a, _mm512_slli_epi32(b, 16))};
+  } else {
+    const __m512i tails = _mm512_add_epi16(
+        _mm512_set1_epi32(0x00020000),
+        _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                           _mm512_set1_epi32(0x00040004)));
+    return {_mm512_permutex2var_epi16(a, _mm512_add_epi16(tails, words(1)), b),
+            _mm512_permutex2var_epi16(a, tails, b)};
+  }
 }
 
 // ---- rounding
@@ -159,6 +172,30 @@ DSV3_FORCE_INLINE rounded round_quotients(split_floats x) {
     sums = _mm512_add_epi16(steps, words(1 << (dropped - 1)));  // no ties among the others
   }
   return {cut<Element>(sums, x.head), doubtful};
+}
+
+/// Of quotients themselves, those below the smallest normal number too: to these is added what leaves so many
+/// bits of theirs as the format has. Doubtful is what is not finite.
+template <class From, class Element>
+DSV3_FORCE_INLINE rounded round_divided(floats x) {
+  using format = code_format<Element>;
+  constexpr int zero = (127 - format::bias) << 7;
+  const split_floats normal = split<From>(x);
+  const __m512i magnitude = _mm512_and_si512(normal.head, words(0x7FFF));
+  const __m512i codes = round_quotients<true, Element>(normal).codes;
+  const __m512 large =
+      _mm512_castsi512_ps(_mm512_set1_epi32((127 + 1 - format::bias - format::mantissa_bits + 23) << 23));
+  const __m512i small = split<From>({_mm512_add_ps(_mm512_abs_ps(x.first), large),
+                                     _mm512_add_ps(_mm512_abs_ps(x.second), large)})
+                            .tail;
+  __m512i small_codes;
+  if constexpr (sizeof(Element) == 1)
+    small_codes = _mm512_ternarylogic_epi32(_mm512_slli_epi16(small, 8), normal.head, words(0x8000), 0xF8);
+  else
+    small_codes = _mm512_ternarylogic_epi32(small, _mm512_srli_epi16(normal.head, 4), words(0x800), 0xF8);
+  return {
+      _mm512_mask_blend_epi16(_mm512_cmplt_epu16_mask(magnitude, words(zero + (1 << 7))), codes, small_codes),
+      _mm512_cmpge_epu16_mask(magnitude, words(0x7F80))};
 }
 
 /// Of bf16 over a power of two, which moves their exponents: `zero` is where the format's begin, among
