@@ -144,8 +144,9 @@ struct step_phases {
   template <class Ctx>
   void norm(Ctx& ctx) const {
     op::fill<double>::constant(ctx, {.y = number(0), .value = 0});
-    for (const parameter<P>& row : state.parameters)
-      if (!row.g.empty()) gradient_norm::accumulate(ctx, {.x = row.g, .sum = number(0)});
+    std::vector<view<const gradient<P>, 1>> all;
+    for (const parameter<P>& row : state.parameters) all.push_back(row.g);
+    gradient_norm::accumulate_all(ctx, {.tensors = all, .sum = number(0)});
     state.ranks.all.all_reduce(ctx, number(0), reduction::sum);
     gradient_norm::finish(ctx, {.sum = number(0),
                                 .limit = options.clip,

@@ -126,6 +126,36 @@ TEST_CASE_TEMPLATE("global_norm shows a bad number wherever it stands", Element,
     }
 }
 
+TEST_CASE_TEMPLATE("global_norm adds many tensors at once", Element, double, float, bf16) {
+  // More of them than one launch takes, some empty, some that start between the packs of a vector.
+  std::vector<index_t> all_lengths(lengths, lengths + 7);
+  for (index_t i = 0; i < 700; ++i) all_lengths.push_back(i % 50);
+  std::vector<guarded<Element, 1>> tensors;
+  tensors.reserve(all_lengths.size());
+  std::vector<view<const Element, 1>> list;
+  double expected = 5;
+  for (const index_t n : all_lengths) {
+    tensors.emplace_back(0, n + 1);
+    tensors.back().normal(static_cast<std::uint64_t>(n) + tensors.size());
+    list.push_back(tensors.back().get().rows(n % 2, n + n % 2));
+    std::vector<double> values;
+    for (index_t i = 0; i < n; ++i) values.push_back(static_cast<double>(list.back()(i)));
+    expected += oracle::square_sum(values);
+  }
+  const auto run = [&](int threads) {
+    guarded<double, 1> sum = scalar(5);
+    support::run(threads, [&](auto& ctx) {
+      op::global_norm<Element>::accumulate_all(ctx, {.tensors = list, .sum = sum});
+    });
+    CHECK(sum.intact());
+    return sum;
+  };
+  const guarded<double, 1> sum = run(2);
+  CHECK(std::fabs(guarded<double, 1>(sum).values()[0] - expected) <= 1e-13 * expected);
+  CHECK(run(1).same_bits(sum));
+  CHECK(run(3).same_bits(sum));
+}
+
 TEST_CASE("global_norm of nothing adds nothing") {
   guarded<float, 1> none(0, 0);
   guarded<double, 1> sum = scalar(2);
@@ -165,6 +195,11 @@ TEST_CASE("global_norm says what does not fit") {
   CHECK(accumulate(x, two) == "global_norm.accumulate: sum has 2 elements, a scalar has 1");
   CHECK(accumulate(view<const float, 1>(nullptr, 4), one) ==
         "global_norm.accumulate: x has 4 elements and a null pointer");
+  const view<const float, 1> list[] = {x, view<const float, 1>(nullptr, 4)};
+  CHECK(op_type::accumulate_all_args{.tensors = list, .sum = one}.check().message() ==
+        "global_norm.accumulate_all: tensor 1 has 4 elements and a null pointer");
+  CHECK(op_type::accumulate_all_args{.tensors = list, .sum = two}.check().message() ==
+        "global_norm.accumulate_all: sum has 2 elements, a scalar has 1");
   const auto finish = [&](double limit, view<double, 1> norm, view<double, 1> scale) {
     return op_type::finish_args{.sum = one, .limit = limit, .norm = norm, .scale = scale}.check().message();
   };

@@ -5,9 +5,13 @@
 #include <dsv3/base/requirements.hpp>
 #include <dsv3/exec/dispatch.hpp>
 
+#include <span>
+#include <string>
+
 namespace dsv3::inline DSV3_ABI::op {
 
-/// accumulate:  sum += Σ x²                             in double, in a fixed order
+/// accumulate:  sum += Σ x²                             in double, in a fixed order; accumulate_all: of many
+///                                                      tensors at once
 /// finish:      norm = sqrt(sum),   scale = min(1, limit / (norm + 1e-6))
 /// A norm that is not finite gives a scale that is not finite, which the optimiser takes as "change nothing";
 /// so does a number of `finite`.
@@ -23,6 +27,20 @@ struct global_norm {
           .present("x", x)
           .present("sum", sum)
           .verdict();
+    }
+    void outputs(auto&& visit) const { visit("sum", sum); }
+  };
+
+  struct accumulate_all_args {
+    static constexpr const char* name = "global_norm.accumulate_all";
+    std::span<const view<const Element, 1>> tensors;  // [n] each; the list itself lies on the host
+    view<double, 1> sum;                              // [1]    added to
+    status check() const {
+      requirements need{name};
+      need.equal("sum", "elements", sum.extent(0), "a scalar", 1).present("sum", sum);
+      for (std::size_t i = 0; i < tensors.size(); ++i)
+        need.present(("tensor " + std::to_string(i)).c_str(), tensors[i]);
+      return need.verdict();
     }
     void outputs(auto&& visit) const { visit("sum", sum); }
   };
@@ -50,12 +68,19 @@ struct global_norm {
   template <execution_context Ctx>
   static void accumulate(Ctx&, const accumulate_args&);
   template <execution_context Ctx>
+  static void accumulate_all(Ctx&, const accumulate_all_args&);
+  template <execution_context Ctx>
   static void finish(Ctx&, const finish_args&);
 };
 
 template <class Element>
 template <execution_context Ctx>
 void global_norm<Element>::accumulate(Ctx& ctx, const accumulate_args& args) {
+  invoke<global_norm>(ctx, args);
+}
+template <class Element>
+template <execution_context Ctx>
+void global_norm<Element>::accumulate_all(Ctx& ctx, const accumulate_all_args& args) {
   invoke<global_norm>(ctx, args);
 }
 template <class Element>
