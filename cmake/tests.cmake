@@ -65,7 +65,7 @@ list(FILTER folders EXCLUDE REGEX "^/usr/include$")  # naming it would put it be
 list(TRANSFORM folders PREPEND -I)
 list(APPEND script_flags ${folders})
 foreach(folder IN LISTS MPI_CXX_INCLUDE_DIRS)
-  list(APPEND script_flags -isystem${folder})
+  list(APPEND script_flags -I${folder})
 endforeach()
 list(JOIN script_flags " " script_flags)
 set(openmp_flag "")

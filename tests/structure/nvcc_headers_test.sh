@@ -6,7 +6,10 @@ source "$(dirname "$0")/../support/script.sh"
 [ -n "$NVCC" ] || skip "no nvcc found"
 
 # Headers of parts whose dependency is not installed cannot be tried.
-present() { printf '#define PCRE2_CODE_UNIT_WIDTH 8\n#include <%s>\n' "$1" | $CXX -E -x c++ - > /dev/null 2>&1; }
+present() {
+  printf '#define PCRE2_CODE_UNIT_WIDTH 8\n#include <%s>\n' "$1" |
+    $CXX $DSV3_FLAGS -I"$(dirname "$NVCC")/../include" -E -x c++ - > /dev/null 2>&1
+}
 left_out='^$'
 present mpi.h || left_out="$left_out|^dsv3/comm/mpi"
 present nccl.h || left_out="$left_out|^dsv3/comm/cuda/nccl"
