@@ -251,7 +251,7 @@ std::vector<written_file> write_checkpoint(const std::string& folder,
         writer.declare(scale_name(name), dtype::f32, scale_extents(tensor.extents));
     });
   });
-  for_each_routing_bias(c, bias, [&](const auto& t) { writer.declare(t.name, dtype::f32, t.extents); });
+  for_each_routing_bias(c, bias, [&](const auto& t) { writer.declare(t.name, dtype::f32, {c.experts}); });
 
   detail::tensor_stream stream{writer};
   for_each_checkpoint_tensor(weights, [&]<class T>(const checkpoint_tensor<T>& tensor) {
