@@ -92,8 +92,9 @@ int main(int argc, char** argv) {
                  "how a prompt's attention uses the cache: by-cost, absorbed or expanded")
       ->check(support::one_of({"by-cost", "absorbed", "expanded"}))
       ->capture_default_str();
-  app.add_option("--precision", precision, "fp32, bf16 or fp64")
-      ->check(support::one_of({"fp32", "bf16", "fp64"}))
+  app.add_option("--precision", precision,
+                 "fp32, bf16, fp64, or fp8: matrices in 8-bit tiles, as the file has them or else quantised")
+      ->check(support::one_of({"fp32", "bf16", "fp64", "fp8"}))
       ->capture_default_str();
   app.add_option("--device", device, "cpu, cuda, or auto: cuda where this program has it and there is a GPU")
       ->check(support::one_of({"auto", "cpu", "cuda"}))
@@ -129,6 +130,8 @@ int main(int argc, char** argv) {
       generate::run<dsv3::fp32>(asked);
     else if (precision == dsv3::bf16_mixed::name)
       generate::run<dsv3::bf16_mixed>(asked);
+    else if (precision == dsv3::fp8_tilewise::name)
+      generate::run<dsv3::fp8_tilewise>(asked);
     else
       generate::run<dsv3::fp64_reference>(asked);
     return 0;

@@ -13,4 +13,5 @@ void generate::run_on_gpu(const request&) {
 
 template void generate::run_on_gpu<dsv3::fp32>(const request&);
 template void generate::run_on_gpu<dsv3::bf16_mixed>(const request&);
+template void generate::run_on_gpu<dsv3::fp8_tilewise>(const request&);
 template void generate::run_on_gpu<dsv3::fp64_reference>(const request&);

@@ -17,7 +17,6 @@ using namespace dsv3;
 
 namespace {
 
-using P = bf16_mixed;
 using layout = default_layout;
 
 /// As wide as Hopper's kernels want it.
@@ -44,7 +43,7 @@ struct outcome {
   std::size_t shapes = 0;
 };
 
-template <class Backend>
+template <class P, class Backend>
 outcome generate(bool recorded, index_t drafts) {
   cuda::device gpu;
   cuda::device_memory work;
@@ -60,7 +59,7 @@ outcome generate(bool recorded, index_t drafts) {
     owned<model_weights<P>> weights{work, config};
     owned<routing_state<P>> routing{work, config};
     initialize(ctx, masters, 1);
-    copy(ctx, static_cast<const model_masters<P>&>(masters), static_cast<model_weights<P>&>(weights));
+    adopt_masters(ctx, masters, weights);
     zero(ctx, static_cast<routing_state<P>&>(routing));
     decoding_state<P, layout> state{work,
                                     {.model = config, .sequences = 3, .longest = 200, .drafts = drafts > 0}};
@@ -104,11 +103,11 @@ outcome generate(bool recorded, index_t drafts) {
   return result;
 }
 
-template <class Backend>
+template <class P, class Backend>
 void compare() {
   for (const index_t drafts : {0, 2}) {
     CAPTURE(drafts);
-    const outcome expected = generate<Backend>(false, drafts), found = generate<Backend>(true, drafts);
+    const outcome expected = generate<P, Backend>(false, drafts), found = generate<P, Backend>(true, drafts);
     for (const auto& answer : expected.answers) CHECK(answer.size() == 40);
     CHECK(found.answers == expected.answers);
     CHECK(std::memcmp(found.cache.data(), expected.cache.data(), expected.cache.size()) == 0);
@@ -119,9 +118,9 @@ void compare() {
 
 }  // namespace
 
-TEST_CASE("decoding steps leave the same bits, recorded or not") {
+TEST_CASE_TEMPLATE("decoding steps leave the same bits, recorded or not", P, bf16_mixed, fp8_tilewise) {
   if (cuda::device{}.is_hopper())
-    compare<backend::hopper>();
+    compare<P, backend::hopper>();
   else
-    compare<backend::cuda>();
+    compare<P, backend::cuda>();
 }

@@ -8,7 +8,7 @@ forward=$DSV3_BIN/dsv3-forward
 golden=$DSV3_SOURCE/tests/data/golden
 out=$scratch/out.safetensors
 
-for precision in fp32 bf16 fp64; do
+for precision in fp32 bf16 fp64 fp8; do
   rm -f "$out"
   "$forward" --model "$golden/tiny_mtp" --ids "$golden/tiny_mtp/golden.safetensors" --out "$out" \
     --precision $precision ||
@@ -17,6 +17,27 @@ for precision in fp32 bf16 fp64; do
   head -c 20000 "$out" | grep -aq '"grad.' &&
     fail "--precision $precision writes gradients that were not asked for"
 done
+
+
+# In 8-bit tiles: the file's own, or quantised as it is read; the loss is near that in single precision.
+loss() {  # MODEL ARGUMENTS...   in thousandths
+  local model=$1 header at
+  shift
+  "$forward" --model "$golden/$model" --ids "$golden/$model/golden.safetensors" --out "$out" "$@" ||
+    fail "$model $* exits with $?"
+  header=$(od -An -t u8 -N 8 "$out")
+  at=$(head -c 100000 "$out" | grep -aoE '"loss":[{]"data_offsets":\[[0-9]+' | grep -oE '[0-9]+$')
+  od -An -t f4 -j $((8 + header + at)) -N 4 "$out" | awk '{ printf "%d", 1000 * $1 }'
+}
+for model in tiny_mtp tiny_mtp_fp8; do
+  wide=$(loss $model --precision fp32) narrow=$(loss $model --precision fp8)
+  [ "$narrow" -ne "$wide" ] || fail "$model: --precision fp8 computes what fp32 does"
+  [ $((narrow - wide)) -gt -100 ] && [ $((narrow - wide)) -lt 100 ] ||
+    fail "$model: the loss is $narrow thousandths in fp8, $wide in fp32"
+  head -c 200000 "$out" | grep -aq '"grad.' && fail "$model: gradients that were not asked for"
+done
+loss tiny_mtp --precision fp8 --grad > "$scratch/with_gradients"
+head -c 200000 "$out" | grep -aq '"grad.model.layers.1.mlp.experts.' || fail "--precision fp8 --grad writes no gradients"
 
 # refuses CODE SENTENCE MODEL IDS ARGUMENTS...
 refuses() {

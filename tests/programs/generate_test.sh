@@ -35,6 +35,16 @@ for flags in "--draft 2" "--threads 1" "--prefill-tokens 3"; do
   [ "$(generate --prompt "$prompt" --max-new 40 --cache fp8 $flags)" = "$narrow" ] ||
     fail "--cache fp8 $flags writes another text"
 done
+for precision in bf16 fp8; do
+  text=$(generate --prompt "$prompt" --max-new 40 --precision $precision)
+  [ -n "$text" ] || fail "nothing is generated in $precision: $(cat "$scratch/figures")"
+  [ "$(generate --prompt "$prompt" --max-new 40 --precision $precision --no-record)" = "$text" ] ||
+    fail "--precision $precision --no-record writes another text"
+done
+[ -n "$(generate --prompt "$prompt" --max-new 40 --precision fp8 --cache fp8 --draft 2)" ] ||
+  fail "nothing is generated in fp8 with drafts: $(cat "$scratch/figures")"
+refuses 2 "--precision: found \"fp4\", expected one of fp32, bf16, fp64, fp8" dsv3-generate --model "$model" \
+  --prompt a --precision fp4
 [ "$(generate --prompt "$prompt" --max-new 40 --echo)" = "$prompt$plain" ] || fail "--echo does not print the prompt first"
 [ "$("$DSV3_BIN/dsv3-generate" --model "$scratch/run" --prompt "$prompt" --max-new 40 2> "$scratch/figures")" = "$plain" ] ||
   fail "a run's folder does not stand for its newest checkpoint"
