@@ -145,8 +145,10 @@ void compare(const model_config& config, const step_shape& shape, double limit) 
   cpu_run<Reference> exact{host, host, cpu_context<>{.threads = 4}, config, shape};
   gpu_run<P, Backend> found{device, shared, gpu_context<Backend>(), config, shape};
   // What gradients held before is never read.
-  const auto stale = found.state.gradients.memory();
-  dsv3::cuda::require(cudaMemset(stale.data(), 0xFF, stale.size()), "poisoned gradients");
+  for (const parameter<P>& row : found.state.parameters)
+    dsv3::cuda::require(
+        cudaMemset(row.g.data(), 0xFF, static_cast<std::size_t>(row.g.size()) * sizeof(gradient<P>)),
+        "poisoned gradients");
   const step_report a = expected.step(1), b = found.step(1), c = exact.step(1);
   CHECK(b.updated);
   CHECK(b.loss == doctest::Approx(c.loss).epsilon(limit));
