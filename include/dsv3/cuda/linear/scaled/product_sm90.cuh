@@ -215,32 +215,45 @@ __device__ __forceinline__ void exchange_in_quad(std::uint32_t (&word)[4]) {
   }
 }
 
-/// A thread's part of 64 rows of totals to `c`, their first element, rounded: 16 bytes at a time.
+/// A thread's part of 64 rows of totals to `c`, their first element, rounded: 16 bytes at a time. What is
+/// added to is read before anything is written, so that nobody waits for it piece by piece.
 template <int Columns>
 __device__ __forceinline__ void store_totals(const float (&totals)[Columns / 2], bf16* c, index_t stride,
                                              int rows, int columns, store into) {
+  constexpr int blocks = Columns / 32;
   const int thread = reread_thread(), quad = thread % 4;
+  const auto live = [&](int half, int block) {
+    return sum_row(thread, half * 2) < rows && block * 32 + quad * 8 < columns;
+  };
+  const auto place = [&](int half, int block) {
+    return reinterpret_cast<uint4*>(c + sum_row(thread, half * 2) * stride + block * 32 + quad * 8);
+  };
+  std::uint32_t former[2][blocks][4] = {};
+  if (into == store::add) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = sum_row(thread, half * 2);
-    bf16* to = c + row * stride;
+    for (int i = 0; i < 2 * blocks; ++i)
+      if (live(i / blocks, i % blocks)) {
+        const uint4 found = *place(i / blocks, i % blocks);
+        auto& words = former[i / blocks][i % blocks];
+        words[0] = found.x, words[1] = found.y, words[2] = found.z, words[3] = found.w;
+      }
 #pragma unroll
-    for (int block = 0; block < Columns; block += 32) {
+    for (int i = 0; i < 2 * blocks; ++i) exchange_in_quad(former[i / blocks][i % blocks]);
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int block = 0; block < blocks; ++block) {
       std::uint32_t word[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int at = block / 2 + i * 4 + half * 2, column = sum_column(thread, at);
-        float2 former = {0, 0};
-        if (into == store::add && row < rows && column < columns)
-          former = unpack_bf16(*reinterpret_cast<const std::uint32_t*>(to + column));
-        word[i] = pack_bf16(totals[at] + former.x, totals[at + 1] + former.y);
+        const int at = block * 16 + i * 4 + half * 2;
+        const float2 before = unpack_bf16(former[half][block][i]);
+        word[i] = pack_bf16(totals[at] + before.x, totals[at + 1] + before.y);
       }
       exchange_in_quad(word);
-      const int column = block + quad * 8;
-      if (row < rows && column < columns)
-        *reinterpret_cast<uint4*>(to + column) = uint4{word[0], word[1], word[2], word[3]};
+      if (live(half, block)) *place(half, block) = uint4{word[0], word[1], word[2], word[3]};
     }
-  }
 }
 /// The same in floats.
 template <int Columns>
