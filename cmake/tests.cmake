@@ -41,12 +41,17 @@ foreach(source IN LISTS test_sources)
   add_dependencies(tests.${folder} ${name})
 endforeach()
 
-# What mpi_test.sh starts several of.
+# tests/<path>/mpi_program.cpp is what the mpi_test.sh beside it starts several of.
 if(MPI_CXX_FOUND)
-  add_executable(comm.mpi_program tests/comm/mpi_program.cpp)
-  set_target_properties(comm.mpi_program PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-  target_link_libraries(comm.mpi_program PRIVATE dsv3_test_options dsv3::mpi)
-  add_dependencies(tests.comm comm.mpi_program)
+  file(GLOB_RECURSE mpi_programs CONFIGURE_DEPENDS tests/*/mpi_program.cpp)
+  foreach(source IN LISTS mpi_programs)
+    dsv3_dotted(name ${source} tests .cpp)
+    string(REGEX REPLACE "\\..*" "" folder ${name})
+    add_executable(${name} ${source})
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+    target_link_libraries(${name} PRIVATE dsv3_test_options dsv3::mpi)
+    add_dependencies(tests.${folder} ${name})
+  endforeach()
   set(mpi_launcher ${MPIEXEC_EXECUTABLE})
 endif()
 
