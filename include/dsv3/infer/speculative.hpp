@@ -167,7 +167,7 @@ class speculative_decoder {
     for (index_t t = 0; t < step.rows.tokens(); ++t) step.heads.push_back(static_cast<std::int32_t>(t));
     prepare_commit(state, which, step);
     const cached_tokens tokens = step.rows.tokens(attention_form::absorbed);
-    perform(ctx, state, step, execute, [&](auto& to) {
+    perform(ctx, state, step, piece::verification, execute, [&](auto& to) {
       run_main(to, state, step, tokens);
       judge(to, step);
     });
@@ -190,7 +190,7 @@ class speculative_decoder {
       draw(to, step);
     };
     if (tokens.form == attention_form::absorbed)
-      perform(ctx, state, step, execute, work);
+      perform(ctx, state, step, piece::pairs, execute, work);
     else
       work(ctx);
     while (!going.empty()) {
@@ -212,7 +212,7 @@ class speculative_decoder {
       if (going.empty()) return;
       prepare_draw(state, going, step);
       const cached_tokens next = step.rows.tokens(attention_form::absorbed);
-      perform(ctx, state, step, execute, [&](auto& to) {
+      perform(ctx, state, step, piece::draft, execute, [&](auto& to) {
         run_module(to, state, step, next, buffers_.y);
         draw(to, step);
       });
@@ -258,6 +258,8 @@ class speculative_decoder {
 
  private:
   enum class predict { nothing, last };
+  // What is executed as one: arrays of one shape do not say which.
+  enum class piece { verification, pairs, draft };
 
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
   template <class T>
@@ -278,10 +280,11 @@ class speculative_decoder {
 
   // A list of what was seen is longer with every token: no step with one is like another.
   template <class Ctx, class Execute, class Work>
-  static void perform(Ctx& ctx, const state_type& state, const step_arrays& step, Execute&& execute,
-                      Work&& work) {
+  static void perform(Ctx& ctx, const state_type& state, const step_arrays& step, piece which,
+                      Execute&& execute, Work&& work) {
     if (!step.seen.empty()) return work(ctx);
     std::vector<double> key = step.key();
+    key.push_back(static_cast<double>(which));
     key.push_back(static_cast<double>(reinterpret_cast<std::uintptr_t>(state.cache().rows.data())));
     execute(ctx, key, work);
   }

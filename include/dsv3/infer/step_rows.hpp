@@ -88,7 +88,8 @@ class step_rows {
   }
   template <class T>
   static void append_array(std::vector<double>& key, const shared_array<T>& array) {
-    key.push_back(static_cast<double>(reinterpret_cast<std::uintptr_t>(array.data())));
+    // What is empty lies nowhere.
+    key.push_back(array.empty() ? 0 : static_cast<double>(reinterpret_cast<std::uintptr_t>(array.data())));
     key.push_back(static_cast<double>(array.size()));
   }
 
