@@ -3,6 +3,8 @@
 #pragma once
 
 #include <dsv3/comm/any_communicator.hpp>
+#include <dsv3/comm/mesh.hpp>
+#include <dsv3/train/pipeline/placement.hpp>
 
 #include <algorithm>
 #include <string>
@@ -22,6 +24,8 @@ inline copied copied_as(const std::string& name) {
 
 /// The groups of a run's ranks that this rank is in; by default it is alone.
 struct training_ranks {
+  training_ranks() = default;
+
   any_communicator all = {};        // of the whole run
   any_communicator tokens = {};     // of other tokens in the same stages
   any_communicator dense = {};      // each with a copy of this rank's dense parameters,
@@ -33,7 +37,31 @@ struct training_ranks {
   }
 
   /// Data ranks alone: everybody has everything, and tokens of its own.
-  static training_ranks data(const any_communicator& ranks) { return {ranks, ranks, ranks, ranks, ranks}; }
+  static training_ranks data(const any_communicator& ranks) {
+    training_ranks own;
+    own.all = own.tokens = own.dense = own.experts = own.embedding = ranks;
+    return own;
+  }
+
+  /// Of a mesh whose pipelines have their stages at `places`; collective. Where micro-batches go both ways,
+  /// two ranks of a pipeline have copies of the same stages.
+  training_ranks(const mesh& m, const pipeline::placement& places, bool has_mtp)
+      : all(m.world), tokens(m.dense) {
+    if (places.ranks() != m.shape.pipeline)
+      raise("training: the schedule is for " + std::to_string(places.ranks()) +
+            " pipeline ranks, the mesh has " + std::to_string(m.shape.pipeline));
+    int first = places.stages();  // the first of the stages here tells which they are
+    bool embeds = false;
+    for (int chunk = 0; chunk < places.chunks(); ++chunk) {
+      const pipeline::location here{m.place.pipeline, chunk};
+      first = std::min(first, places.stage_of(here));
+      embeds = embeds || places.is_first(here) || (has_mtp && places.is_last(here));
+    }
+    const int key = m.world.rank();
+    dense = m.world.split(first, key);
+    experts = m.world.split(first * m.shape.expert + m.place.expert, key);
+    embedding = m.world.split(embeds ? 0 : 1, key);
+  }
 };
 
 /// Rank r of those that have a copy keeps elements [r part, (r + 1) part) of a tensor: their masters and

@@ -101,7 +101,7 @@ struct training_state : learned_tensors<P> {
   step_shape shape;
   training_progress progress;
   owned<routing_state<P>> routing;
-  owned<model_saved<P>> saved;
+  owned<model_saved<P>> saved;  // of the whole network; empty where stages keep what is theirs
   owned<rope_table<accumulator<P>>> rope;
   owned<batch_tokens> tokens;        // written by the host
   owned<batch_tokens> placed;        // the same where operations read it
@@ -113,7 +113,10 @@ struct training_state : learned_tensors<P> {
       : learned_tensors<P>(memory.work, model.config, run),
         shape(step),
         routing(memory.work, model.config),
-        saved(memory.work, model.activation_config(step.rows, step.length, step.rows, step.kept)),
+        saved(model.config.held.empty()
+                  ? owned<model_saved<P>>(
+                        memory.work, model.activation_config(step.rows, step.length, step.rows, step.kept))
+                  : owned<model_saved<P>>()),
         rope(memory.work,
              typename rope_table<accumulator<P>>::config_type{step.length, model.config.qk_rope}),
         tokens(memory.shared, batch_tokens::config_type{step, model.config.mtp_depth}),

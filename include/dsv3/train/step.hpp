@@ -46,6 +46,41 @@ inline double max_violation(view<const std::int64_t, 1> load) {
   return static_cast<double>(largest) * static_cast<double>(load.extent(0)) / static_cast<double>(sum) - 1;
 }
 
+/// A part of a step as forward and backward of the network take it: with the number of targets of the whole
+/// step, and the share of its sequences in the balance loss.
+struct micro_batch {
+  token_batch batch;
+  balance_options balance;
+};
+
+/// Takes the micro-batches of a step through the network, one after the other. What gradients held before is
+/// never read: the first micro-batch writes them.
+struct in_turn {
+  template <execution_context Ctx, precision P, layout_policy L>
+  void operator()(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
+                  std::span<const micro_batch> batches, double mtp_weight) const {
+    for (std::size_t m = 0; m < batches.size(); ++m) {
+      model.forward(ctx, {.batch = batches[m].batch,
+                          .weights = state.weights,
+                          .bias = state.routing.bias,
+                          .rope = state.rope,
+                          .balance = batches[m].balance,
+                          .losses = state.numbers.losses[static_cast<index_t>(m)],
+                          .load = state.routing.load,
+                          .saved = state.saved});
+      model.backward(ctx, {.batch = batches[m].batch,
+                           .weights = state.weights,
+                           .bias = state.routing.bias,
+                           .rope = state.rope,
+                           .balance = batches[m].balance,
+                           .mtp_weight = mtp_weight,
+                           .saved = state.saved,
+                           .gradients = state.gradients,
+                           .into = m == 0 ? store::write : store::add});
+    }
+  }
+};
+
 namespace detail {
 
 // Of all tensors of the network, what other ranks hold included.
@@ -100,35 +135,18 @@ struct step_phases {
     return view<T, 2>{values.data(), 1, values.size()};
   }
 
-  // Every loss is a mean over the targets of the whole step; the balance loss one over its sequences. What
-  // gradients held before is never read: the first micro-batch writes them.
-  template <class Ctx>
+  // Every loss is a mean over the targets of the whole step; the balance loss one over its sequences.
+  template <class Ctx, class Passes = in_turn>
   void gradients(Ctx& ctx, std::span<const token_batch> batches, const std::vector<index_t>& target_counts,
-                 index_t sequences) const {
-    for (std::size_t m = 0; m < batches.size(); ++m) {
-      token_batch batch = batches[m];
-      batch.target_counts = target_counts;
-      balance_options balance = options.balance;
-      balance.coefficient *= static_cast<double>(batch.sequence.sequences()) /
-                             static_cast<double>(std::max<index_t>(sequences, 1));
-      model.forward(ctx, {.batch = batch,
-                          .weights = state.weights,
-                          .bias = state.routing.bias,
-                          .rope = state.rope,
-                          .balance = balance,
-                          .losses = state.numbers.losses[static_cast<index_t>(m)],
-                          .load = state.routing.load,
-                          .saved = state.saved});
-      model.backward(ctx, {.batch = batch,
-                           .weights = state.weights,
-                           .bias = state.routing.bias,
-                           .rope = state.rope,
-                           .balance = balance,
-                           .mtp_weight = options.mtp_weight,
-                           .saved = state.saved,
-                           .gradients = state.gradients,
-                           .into = m == 0 ? store::write : store::add});
+                 index_t sequences, Passes&& passes = {}) const {
+    std::vector<micro_batch> all;
+    for (const token_batch& batch : batches) {
+      micro_batch& each = all.emplace_back(micro_batch{batch, options.balance});
+      each.batch.target_counts = target_counts;
+      each.balance.coefficient *= static_cast<double>(batch.sequence.sequences()) /
+                                  static_cast<double>(std::max<index_t>(sequences, 1));
     }
+    passes(ctx, model, state, std::span<const micro_batch>(all), options.mtp_weight);
   }
 
   // Of all ranks: every tensor's gradient among those that have a copy, each ending with its part; of losses
@@ -217,13 +235,13 @@ struct step_phases {
   }
 
   // All of a step that is not the host's.
-  template <class Ctx>
+  template <class Ctx, class Passes>
   void run(Ctx& ctx, std::span<const token_batch> batches, const std::vector<index_t>& target_counts,
-           index_t sequences) const {
+           index_t sequences, Passes&& passes) const {
     take_tokens(ctx);
     take_pace(ctx);
     op::fill<double>::constant(ctx, {.y = state.numbers.losses.flat(), .value = 0});
-    gradients(ctx, batches, target_counts, sequences);
+    gradients(ctx, batches, target_counts, sequences, passes);
     reduce(ctx);
     norm(ctx);
     update(ctx);
@@ -291,11 +309,12 @@ inline std::vector<double> numbers_of(std::span<const token_batch> batches, cons
 /// finite nothing is updated: weights, moments and routing bias stay as they are, the load is dropped, and
 /// the step counts as skipped. The load of the step is in state.reported.load afterwards. Waits for the
 /// context. Every rank of the run takes the step with micro-batches of its own, as many as the others, and
-/// gets the same report.
-template <execution_context Ctx, precision P, layout_policy L, class Execute = directly>
+/// gets the same report; ranks of one pipeline take the same micro-batches, through `passes`.
+template <execution_context Ctx, precision P, layout_policy L, class Execute = directly,
+          class Passes = in_turn>
 step_report train_step(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
                        std::span<const token_batch> batches, const step_options& options,
-                       Execute&& execute = {}) {
+                       Execute&& execute = {}, Passes&& passes = {}) {
   const index_t depths = 1 + model.config.mtp_depth;
   if (batches.empty() || static_cast<index_t>(batches.size()) > state.shape.micro_batches)
     raise("train_step: " + std::to_string(batches.size()) + " micro-batches found, expected 1 to " +
@@ -317,7 +336,7 @@ step_report train_step(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<
 
   const detail::step_phases<P, L> phases{model, state, options};
   execute(ctx, detail::numbers_of(batches, options, targets, sequences),
-          [&](auto& at) { phases.run(at, batches, targets, sequences); });
+          [&](auto& at) { phases.run(at, batches, targets, sequences, passes); });
   synchronize(ctx);
 
   step_report report;
@@ -367,16 +386,17 @@ step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P,
 
 /// The scratch bytes that a step, an evaluation and the initialisation take at most, and into `paths` which
 /// bodies they get; the state may be a plan.
-template <execution_context Ctx, precision P, layout_policy L>
+template <execution_context Ctx, precision P, layout_policy L, class Passes = in_turn>
 std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
-                          path_list* paths = nullptr) {
+                          path_list* paths = nullptr, Passes&& passes = {}) {
   const step_options options;
   const detail::step_phases<P, L> phases{model, state, options};
   // The data of the batch's views is not read.
-  const token_batch batch = state.micro_batch(0, state.shape.rows);
+  const std::vector<token_batch> batches(static_cast<std::size_t>(state.shape.micro_batches),
+                                         state.micro_batch(0, state.shape.rows));
   const auto work = [&](auto& probe) {
     for (const parameter<P>& row : state.parameters) initialize_parameter(probe, row, model.config, 0);
-    phases.run(probe, std::span(&batch, 1), batch.target_counts, state.shape.rows);
+    phases.run(probe, batches, batches.front().target_counts, state.shape.rows, passes);
   };
   return measure(ctx, work, paths);
 }

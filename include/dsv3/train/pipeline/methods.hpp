@@ -17,13 +17,15 @@ struct method {
   const char* name;
   status (*check)(int ranks, int micro_batches);
   schedule (*make)(int ranks, int micro_batches);
+  placement (*places)(int ranks);  // of what it makes
   published_cost (*cost)(int ranks, const durations&);
 };
 
-inline constexpr std::array methods{method{"1f1b", check_one_f_one_b, one_f_one_b, one_f_one_b_cost},
-                                    method{"zb1p", check_zb1p, zb1p, zb1p_cost},
-                                    method{"dualpipe", check_dualpipe, dualpipe, dualpipe_cost},
-                                    method{"dualpipe_v", check_dualpipe_v, dualpipe_v, dualpipe_v_cost}};
+inline constexpr std::array methods{
+    method{"1f1b", check_one_f_one_b, one_f_one_b, placement::one_way, one_f_one_b_cost},
+    method{"zb1p", check_zb1p, zb1p, placement::one_way, zb1p_cost},
+    method{"dualpipe", check_dualpipe, dualpipe, placement::both_ways, dualpipe_cost},
+    method{"dualpipe_v", check_dualpipe_v, dualpipe_v, placement::folded, dualpipe_v_cost}};
 
 inline const method& method_named(const std::string& name) {
   std::string known;
