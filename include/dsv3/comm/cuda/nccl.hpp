@@ -82,6 +82,14 @@ class nccl_group {
     std::unique_lock lock(mutex_);
     settle(lock, begin(&comm_), verb);
   }
+  /// Makes it from a larger group's.
+  void join(nccl_group& larger, int color, int key) {
+    std::unique_lock lock(mutex_);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    larger.call("split", [&](ncclComm_t comm) { return ncclCommSplit(comm, color, key, &comm_, &config); });
+    settle(lock, ncclInProgress, "split", &larger);
+  }
 
   /// Has act(handle) done on the host.
   template <class Act>
@@ -184,8 +192,10 @@ class nccl_group {
     reason_ = why.empty() ? "no reason was given" : why;
     if (comm_ != nullptr) ncclCommAbort(std::exchange(comm_, nullptr));
   }
-  // Calls return before they are done; the answer is asked for until there is one.
-  void settle(std::unique_lock<std::mutex>& lock, ncclResult_t answer, const char* verb) {
+  // Calls return before they are done; the answer is asked for until there is one. The handle of a part of a
+  // `larger` group comes late, from a thread of NCCL's.
+  void settle(std::unique_lock<std::mutex>& lock, ncclResult_t answer, const char* verb,
+              nccl_group* larger = nullptr) {
     const auto begin = std::chrono::steady_clock::now();
     while (answer == ncclInProgress) {
       if (std::chrono::steady_clock::now() - begin > limit_) {
@@ -196,6 +206,11 @@ class nccl_group {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
       lock.lock();
       go_on(verb);
+      if (larger != nullptr && __atomic_load_n(&comm_, __ATOMIC_ACQUIRE) == nullptr) {
+        larger->call(verb, [](ncclComm_t) { return ncclSuccess; });  // which raises where that one is stopped
+        larger->look();
+        continue;
+      }
       const ncclResult_t asked = ncclCommGetAsyncError(comm_, &answer);
       if (asked != ncclSuccess) answer = asked;
     }
@@ -373,16 +388,7 @@ class nccl_rank final : public comm_engine {
       if (its_key < key || (its_key == key && q < rank())) ++place;
     }
     auto child = std::make_shared<nccl_group>(place, members, world_rank_, world_size_, group_->limit());
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    // The parent answers first, then the child.
-    ncclComm_t made_comm = nullptr;
-    group_->call("split",
-                 [&](ncclComm_t comm) { return ncclCommSplit(comm, color, key, &made_comm, &config); });
-    child->join("split", [&](ncclComm_t* comm) {
-      *comm = made_comm;
-      return ncclInProgress;
-    });
+    child->join(*group_, color, key);
     return made(watch_, std::move(child), world_rank_, world_size_);
   }
 
