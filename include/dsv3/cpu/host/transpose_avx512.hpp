@@ -4,6 +4,8 @@
 
 #include <dsv3/base/index.hpp>
 
+#include <cstdint>
+
 #if DSV3_AVX512
 
 // GCC 12 takes the undefined registers that its own intrinsics begin with for uninitialised variables.
@@ -40,6 +42,9 @@ DSV3_FORCE_INLINE void gather_columns(const void* from, __m512i (&to)[16]) {
 
 /// to[c · stride + r] = from[128 · r + c] for r and c below 128; `from` stands on a cache line.
 inline void transpose_bytes(const void* from, void* to, index_t stride) {
+  // Whole lines of long rows go past the caches: they would be fetched first, and rows a power of two apart
+  // would put each other out.
+  const bool lines = reinterpret_cast<std::uintptr_t>(to) % 64 == 0 && stride % 64 == 0 && stride >= 4096;
   for (int half = 0; half < 128; half += 64)
     for (int rows = 0; rows < 128; rows += 64) {
       alignas(64) __m512i columns[4][16];  // of 16 rows each
@@ -50,12 +55,17 @@ inline void transpose_bytes(const void* from, void* to, index_t stride) {
         const __m512i ab = _mm512_shuffle_i64x2(a, b, 0x44), cd = _mm512_shuffle_i64x2(c, d, 0x44);
         const __m512i ef = _mm512_shuffle_i64x2(a, b, 0xEE), gh = _mm512_shuffle_i64x2(c, d, 0xEE);
         const auto store = [&](int lane, __m512i column) {
-          _mm512_storeu_si512(static_cast<char*>(to) + (half + 16 * lane + i) * stride + rows, column);
+          char* place = static_cast<char*>(to) + (half + 16 * lane + i) * stride + rows;
+          if (lines)
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(place), column);
+          else
+            _mm512_storeu_si512(place, column);
         };
         store(0, _mm512_shuffle_i64x2(ab, cd, 0x88)), store(1, _mm512_shuffle_i64x2(ab, cd, 0xDD));
         store(2, _mm512_shuffle_i64x2(ef, gh, 0x88)), store(3, _mm512_shuffle_i64x2(ef, gh, 0xDD));
       }
     }
+  if (lines) _mm_sfence();
 }
 
 }  // namespace dsv3::inline DSV3_ABI::cpu::avx512
