@@ -16,6 +16,7 @@ using dsv3::reduction;
 // How rank 1 disturbs the others, who go on reducing.
 static void disturb(const any_communicator& comm, const std::string& how) {
   dsv3::cpu_context<> ctx;
+  const dsv3::comm_scope step{comm.journal(), {.step = 7, .layer = 2}};
   std::vector<float> x(1000);
   comm.all_reduce(ctx, cases::all_of(x), reduction::sum);
   if (comm.rank() == 1) {
@@ -35,6 +36,13 @@ static void disturb(const any_communicator& comm, const std::string& how) {
   for (;;) comm.all_reduce(ctx, cases::all_of(x), reduction::sum);
 }
 
+// The launcher ends the others when a rank has died: they say what they were about.
+static const dsv3::comm_journal* journal = nullptr;
+static void report(int) {
+  journal->write_to(2);
+  std::_Exit(4);
+}
+
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "cases";
   // Pieces and blocks that the cases' larger arrays are made of many of.
@@ -43,6 +51,8 @@ int main(int argc, char** argv) {
   if (what != "cases" && what != "exchanges") options.limit = std::chrono::seconds(2);
   const dsv3::mpi_ranks ranks{options};
   const any_communicator& world = ranks.world();
+  journal = world.journal();
+  std::signal(SIGTERM, report);
   const dsv3::status answer = dsv3::attempt([&] {
     if (what == "cases")
       cases::every_verb(world);
@@ -52,7 +62,8 @@ int main(int argc, char** argv) {
       disturb(world, what);
   });
   if (!answer.good()) {
-    std::fprintf(stderr, "rank %d ends: %s\n", world.rank(), answer.message().c_str());
+    std::fprintf(stderr, "rank %d ends: %s\n%s", world.rank(), answer.message().c_str(),
+                 world.journal()->report(3).c_str());
     world.engine()->abort(answer.message());
     std::_Exit(3);
   }
