@@ -35,7 +35,7 @@ class step_clock {
     for (std::size_t r = 0; r < s.ranks.size(); ++r)
       if (start_[r].size() < s.ranks[r].size())
         raise(s.name + ": rank " + std::to_string(r) + " can never start the " +
-              to_string(s.ranks[r][start_[r].size()]) + ", its input is never made before");
+              to_string(s.ranks[r][start_[r].size()]) + ", what it needs comes later or never");
   }
 
   int start(int rank, std::size_t i) const {
