@@ -19,7 +19,7 @@ constexpr extents narrow{8, 4096, 2048, 7168};
 constexpr extents small{64, 1536, 2048, 2048};  // a model of 3 billion parameters
 constexpr extents decoding{32, 32, 7168, 4096};
 
-enum class pass { forward, data, weights };
+enum class pass { forward, data, weights, weights_added };
 enum class load { even, uneven };
 
 /// The experts' rows; `load::uneven` gives one expert nearly twice, its neighbour few, others between.
@@ -59,8 +59,9 @@ void grouped_gemm(benchmark::State& state) {
     using op = dsv3::op::grouped_gemm<P>;
     if constexpr (Pass == pass::forward) op::forward(ctx, {.x = g.over(x), .w = w, .y = g.over(y)});
     if constexpr (Pass == pass::data) op::backward_data(ctx, {.dy = g.over(y), .w = w, .dx = g.over(dx)});
-    if constexpr (Pass == pass::weights)
-      op::backward_weights(ctx, {.dy = g.over(y), .x = g.over(x), .dw = dw});
+    constexpr store into = Pass == pass::weights ? store::write : store::add;
+    if constexpr (Pass == pass::weights || Pass == pass::weights_added)
+      op::backward_weights(ctx, {.dy = g.over(y), .x = g.over(x), .dw = dw, .into = into});
   });
   if constexpr (E.rows <= 64)
     support::count_bytes(state, static_cast<double>(w.bytes()));
@@ -77,6 +78,7 @@ BENCHMARK_TEMPLATE(grouped_gemm, backend::hopper, pass::weights, narrow)->Apply(
 BENCHMARK_TEMPLATE(grouped_gemm, backend::hopper, pass::forward, small)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(grouped_gemm, backend::hopper, pass::data, small)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(grouped_gemm, backend::hopper, pass::weights, small)->Apply(support::on_gpu);
+BENCHMARK_TEMPLATE(grouped_gemm, backend::hopper, pass::weights_added, small)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(grouped_gemm, backend::hopper, pass::forward, small, load::uneven)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(grouped_gemm, backend::hopper, pass::weights, small, load::uneven)->Apply(support::on_gpu);
 BENCHMARK_TEMPLATE(grouped_gemm, backend::hopper, pass::forward, decoding)->Apply(support::on_gpu);

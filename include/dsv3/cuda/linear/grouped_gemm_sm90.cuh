@@ -38,6 +38,11 @@ inline constexpr int panel_bytes = 64 * 64 * 2, wide_a_bytes = 2 * panel_bytes,
 inline constexpr int wide_band = 2048;        // columns that are walked along before the next rows
 inline constexpr int wide_most_groups = 256;  // whose tiles are listed in shared memory
 
+/// Cycles over which the clusters spread their beginning. Their tiles take the same time, so that clusters in
+/// step would all store at once, which takes the second-level cache about as long.
+template <grouped_kind Kind>
+inline constexpr int wide_spread = Kind == grouped_kind::weights ? 8192 : 4096;
+
 struct alignas(1024) grouped_room {
   unsigned char operands[wide_stages][wide_a_bytes + wide_b_bytes];
   unsigned char staged[2][2 * panel_bytes];  // of a warpgroup: panels of results on their way out
@@ -131,10 +136,14 @@ __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, gr
                                                const CUtensorMap& a_map, const CUtensorMap& b_map) {
   const tile_order<Kind> order(p.n);
   const int blocks = order.blocks, rank = order.rank, clusters = static_cast<int>(gridDim.x) / blocks;
+  const int cluster = static_cast<int>(blockIdx.x) / blocks, tiles = room.first_tile[p.rows.groups];
+  if (tiles >= 4 * clusters) {  // who has few would wait longer than all it stores takes
+    const std::int64_t begin = clock64();
+    while (clock64() - begin < cluster % 16 * wide_spread<Kind> / 16) continue;
+  }
   ring_place to;
   int group = 0;
-  for (int tile = static_cast<int>(blockIdx.x) / blocks; tile < room.first_tile[p.rows.groups];
-       tile += clusters) {
+  for (int tile = cluster; tile < tiles; tile += clusters) {
     const grouped_place at = order.place(room, tile, group);
     const int depth = depth_of<Kind>(p, group), row = p.rows.offsets[group];
     const int other_row = Kind == grouped_kind::weights ? p.offsets[group] : 0;
