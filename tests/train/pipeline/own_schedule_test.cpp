@@ -67,9 +67,10 @@ TEST_CASE("lists that no order of messages can save are refused") {
     list.backward(0);
     s.ranks.push_back(list.take());
   }
-  CHECK(support::raised([&] { (void)with_transfers(s); }) ==
-        "too early: rank 0 can never start the backward of micro-batch 0 in chunk 0, what it needs comes later "
-        "or never");
+  CHECK(
+      support::raised([&] { (void)with_transfers(s); }) ==
+      "too early: rank 0 can never start the backward of micro-batch 0 in chunk 0, what it needs comes later "
+      "or never");
   s.ranks[0][0].of.micro_batch = 2;
   CHECK(support::raised([&] { (void)with_transfers(s); }) ==
         "too early: rank 0, forward of micro-batch 2 in chunk 0: this micro-batch never comes there");
