@@ -200,6 +200,9 @@ TEST_CASE("the router agrees with brute force on a batch worth many threads") {
                   {.hidden = 1000, .experts = 140, .top_k = 6, .groups = 7, .kept_groups = 3, .scale = 2.5}};
   compare<fp32>(p, 3, 1);
   compare<bf16_mixed>(p, 0, 1);
+  for (const index_t experts : {24, 72})
+    compare<bf16_mixed>({2500, {.hidden = 40, .experts = experts, .top_k = 6, .groups = 8, .kept_groups = 3}},
+                        0, 1);
 }
 
 TEST_CASE_TEMPLATE("scores of long rows are as exact as floats can be", P, fp32, bf16_mixed) {

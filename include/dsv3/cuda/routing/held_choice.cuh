@@ -52,6 +52,22 @@ __device__ __forceinline__ unsigned kept_groups_of(const router_config& c, const
   return kept;
 }
 
+/// load[e] += how many ids are e; a block counts those of a stretch of tokens before it adds. Additions to
+/// few places stand in line: as many as there are choices would take longer than the choosing.
+__global__ void __launch_bounds__(256) count_load_kernel(view<const std::int32_t, 2> ids, index_t stretch,
+                                                         int experts, unsigned long long* load) {
+  __shared__ unsigned counts[256];
+  counts[threadIdx.x] = 0;
+  __syncthreads();
+  const index_t top_k = ids.extent(1), first = blockIdx.x * stretch;
+  const index_t count = min(stretch, ids.extent(0) - first) * top_k;
+  for (index_t i = threadIdx.x; i < count; i += blockDim.x)
+    atomicAdd(counts + ids(first + i / top_k, i % top_k), 1u);
+  __syncthreads();
+  for (int e = static_cast<int>(threadIdx.x); e < experts; e += blockDim.x)
+    if (counts[e] > 0) atomicAdd(load + e, static_cast<unsigned long long>(counts[e]));
+}
+
 /// A warp per token; lane l holds experts l, l + 32, ... The logits may lie where the scores go.
 template <int Held, class Master>
 __global__ void __launch_bounds__(256)
@@ -65,7 +81,7 @@ __global__ void __launch_bounds__(256)
 
   float s[Held] = {};
   const float* z = logits.data + t * logits.stride + lane;
-#pragma unroll 4
+#pragma unroll 8
   for (index_t part = 0; part < logits.parts; ++part, z += logits.part_stride)
 #pragma unroll
     for (int j = 0; j < Held; ++j)

@@ -248,21 +248,29 @@ struct implementation<op::router<P>, backend::cuda> {
     const index_t tokens = args.x.extent(0);
     const logit_parts<acc> logits{z.data, z.stride, z.part_stride, parts};
     auto* load = reinterpret_cast<unsigned long long*>(args.load.empty() ? nullptr : args.load.data());
-    const auto start = [&](auto* kernel, unsigned warps, index_t room) {
+    const auto start = [&](auto* kernel, unsigned warps, index_t room, unsigned long long* counted) {
       cuda::launch(forward_args::name, ctx.stream,
                    {.grid = static_cast<unsigned>(ceil_div(tokens, warps)),
                     .block = 32 * warps,
                     .shared_bytes = static_cast<std::size_t>(room) * warps},
-                   kernel, args.config, logits, args.bias.data(), args.scores, args.ids, args.gates, load);
+                   kernel, args.config, logits, args.bias.data(), args.scores, args.ids, args.gates, counted);
     };
     if constexpr (std::is_same_v<acc, float>)
       if (takes_held_choice(args.config)) {
-        const unsigned warps = tokens < 2048 ? 1 : 8;  // few tokens are spread over the processors
-        return args.config.experts <= 64 ? start(choose_held_experts_kernel<2, master<P>>, warps, 0)
-                                         : start(choose_held_experts_kernel<8, master<P>>, warps, 0);
+        const bool few = tokens < 2048;  // they are spread over the processors
+        const auto kernel = args.config.experts <= 64 ? choose_held_experts_kernel<2, master<P>>
+                                                      : choose_held_experts_kernel<8, master<P>>;
+        start(kernel, few ? 1 : 8, 0, few ? load : nullptr);
+        constexpr index_t stretch = 128;
+        if (!few && load != nullptr)
+          cuda::launch(forward_args::name, ctx.stream,
+                       {.grid = static_cast<unsigned>(ceil_div(tokens, stretch))},
+                       count_load_kernel<std::int32_t>, view<const std::int32_t, 2>(args.ids), stretch,
+                       static_cast<int>(args.config.experts), load);
+        return;
       }
     const index_t room = choice_room<acc>::bytes(args.config);
-    start(choose_experts_kernel<acc, master<P>>, warps_for(room), room);
+    start(choose_experts_kernel<acc, master<P>>, warps_for(room), room, load);
   }
 
   /// dz from the gates' gradients.

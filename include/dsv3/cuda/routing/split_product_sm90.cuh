@@ -205,7 +205,7 @@ struct split_product_sm90 {
   /// Into how many parts to cut the depth, so that a large GPU is filled; depends on nothing but the extents.
   static index_t parts(const product_extents& e) {
     return std::clamp<index_t>(132 / std::max<index_t>(tiles(e.m) * tiles(e.n), 1), 1,
-                               std::max<index_t>(e.depth / 128, 1));
+                               std::max<index_t>(e.depth / 256, 1));
   }
 
   template <class Out>
