@@ -158,11 +158,12 @@ struct learned_tensors {
   std::array<memory_block, stretch_count> memory_;
 };
 
-/// Gives forward what the master is, where this rank has all of it.
+/// Gives forward what the master is: this rank's part, and tiles where that is all.
 template <execution_context Ctx, precision P>
 void adopt_master(Ctx& ctx, const parameter<P>& row, const fp8_recipe& recipe) {
   if (!row.w.empty()) adopt_master<Ctx, master<P>, weight<P>>(ctx, row.p, row.w);
-  if (!row.tiles.empty()) adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, recipe);
+  if (!row.tiles.empty() && row.part.whole())
+    adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, recipe);
 }
 
 /// One tensor before the first step: made whole by every rank that has a copy, which keeps its part.

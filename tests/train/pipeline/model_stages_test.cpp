@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Training steps of a model in a pipeline, alone and with data and expert ranks: those of one rank.
-#include <train/small.hpp>
+#include <train/rank_of_mesh.hpp>
 
 #include <dsv3/comm/threads.hpp>
 #include <dsv3/train/pipeline/model_stages.hpp>
@@ -20,29 +20,10 @@ using L = compact_layout;
 
 namespace {
 
-constexpr index_t rows = 1, length = 6;
+using rank_of_mesh = support::rank_of_mesh<P>;
+using support::deep_config, support::ranks_layout, support::some_options;
 
-model_config deep_config() {
-  model_config c = support::small_config();
-  c.layers = 8, c.dense_layers = 2;
-  return c;
-}
-
-step_options some_options() {
-  return {.learning_rate = 1e-2, .mtp_weight = 0.3, .balance = {.coefficient = 1e-2}};
-}
-
-// The micro-batches of data and expert rank `source`, of the same tokens however they are shared out.
-std::vector<token_batch> batches_of(training_state<P, L>& state, std::uint64_t seed, int source) {
-  const auto ids = state.tokens.ids;
-  for (index_t i = 0; i < ids.size(); ++i)
-    ids.data()[i] = static_cast<std::int32_t>(
-        random_stream{seed, 1}.below(static_cast<std::uint64_t>(state.masters.config.vocab),
-                                     static_cast<std::uint64_t>(source * ids.size() + i)));
-  std::vector<token_batch> batches;
-  for (index_t m = 0; m < state.shape.micro_batches; ++m) batches.push_back(state.micro_batch(m, rows));
-  return batches;
-}
+constexpr index_t rows = rank_of_mesh::rows, length = rank_of_mesh::length;
 
 struct result {
   std::vector<step_report> reports;
@@ -79,52 +60,28 @@ result alone(const model_config& config, index_t micro_batches) {
   initialize_state(ctx, state, 7);
   result found;
   for (int step = 0; step < steps; ++step)
-    found.reports.push_back(train_step(
-        ctx, model, state, batches_of(state, static_cast<std::uint64_t>(step), 0), some_options()));
+    found.reports.push_back(train_step(ctx, model, state,
+                                       rank_of_mesh::batches_of(state, static_cast<std::uint64_t>(step), 0),
+                                       some_options()));
   take(found, state);
   return found;
 }
 
-struct layout_case {
-  mesh_shape shape;
-  std::string schedule;
-  index_t micro_batches;  // of each data and expert rank
-};
-
-std::vector<result> together(model_config config, const layout_case& of) {
+std::vector<result> together(const model_config& config, const ranks_layout& of) {
   std::vector<result> found(static_cast<std::size_t>(of.shape.ranks()));
   thread_ranks{of.shape.ranks()}.run([&](const any_communicator& world) {
-    const mesh ranks{world, of.shape};
-    const auto& schedules = pipeline::method_named(of.schedule);
-    const auto places = schedules.places(of.shape.pipeline);
-    model_config own = config;
-    const auto split = stage_split(config, places.stages());
-    own.held = pipeline::stages_of(places, ranks.place.pipeline, split);
-    own.expert_ranks = of.shape.expert, own.expert_rank = ranks.place.expert;
-    require(own.check());
-    const deepseek_v3<P, L> model{.config = own, .experts_among = ranks.experts};
-    host_memory memory;
-    training_state<P, L> state{memory,
-                               model,
-                               {.micro_batches = of.micro_batches, .rows = rows, .length = length},
-                               training_ranks{ranks, places, own.mtp_depth > 0}};
-    pipeline::model_stages<P, L> stages{memory, schedules, ranks.stages, split};
-    cpu_context<> ctx{.threads = 1};
-    ctx.scratch = scratch_arena{memory, scratch_bytes(ctx, model, state, nullptr, stages)};
-    initialize_state(ctx, state, 7);
-    const std::size_t bytes = memory.in_use();
-    const int source = ranks.dense.rank();
+    rank_of_mesh rank{world, config, of};
+    const std::size_t bytes = rank.memory.in_use();
     result& mine = found[static_cast<std::size_t>(world.rank())];
     for (int step = 0; step < steps; ++step)
-      mine.reports.push_back(train_step(ctx, model, state,
-                                        batches_of(state, static_cast<std::uint64_t>(step), source),
-                                        some_options(), directly{}, stages));
-    if (memory.in_use() != bytes || !stages.idle()) raise("a step took memory, or left something under way");
-    const auto most = schedules.cost(of.shape.pipeline, {}).activations;
-    if (static_cast<int>(stages.saved_rooms()) > most)
-      raise("activations of " + std::to_string(stages.saved_rooms()) + " micro-batches are kept, expected " +
-            std::to_string(most));
-    take(mine, state);
+      mine.reports.push_back(rank.step(static_cast<std::uint64_t>(step), some_options()));
+    if (rank.memory.in_use() != bytes || !rank.stages.idle())
+      raise("a step took memory, or left something under way");
+    const auto most = rank.schedules.cost(of.shape.pipeline, {}).activations;
+    if (static_cast<int>(rank.stages.saved_rooms()) > most)
+      raise("activations of " + std::to_string(rank.stages.saved_rooms()) +
+            " micro-batches are kept, expected " + std::to_string(most));
+    take(mine, rank.state);
   });
   return found;
 }
