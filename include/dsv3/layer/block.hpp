@@ -275,13 +275,16 @@ struct block {
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, const backward_weights_args& args) const {
     const scratch_frame frame{ctx.scratch};
-    weight_half(ctx, args, restored(ctx, args));
+    const block_saved<P> s = restored(ctx, args);
+    weight_half(ctx, args, s);
+    gain_half(ctx, args, s);
   }
 
   template <execution_context Ctx>
   void backward(Ctx& ctx, const backward_args& args) const {
     const scratch_frame frame{ctx.scratch};
     const block_saved<P> s = restored(ctx, args);  // once for both halves
+    const block_gradients<P>& g = args.gradients;
     auto deltas = ctx.scratch.template bundle<block_deltas<P>>(s.config);
     data_half(ctx,
               backward_data_args{.dy = args.dy,
@@ -291,7 +294,7 @@ struct block {
                                  .saved = s,
                                  .dx = args.dx,
                                  .deltas = deltas},
-              s);
+              s, {g.g_attention, g.g_feed_forward, args.into});
     weight_half(ctx,
                 backward_weights_args{.dy = args.dy,
                                       .x = args.x,
@@ -305,6 +308,12 @@ struct block {
   }
 
  private:
+  // Gradients of the norms' gains: made in the pass that makes dx where both halves run.
+  struct gain_gradients {
+    view<gradient<P>, 1> attention = {}, feed_forward = {};
+    store into = store::add;
+  };
+
   bool has_experts() const { return config.kind == feed_forward::experts; }
   mla<P, L> attention() const { return {config.attention}; }
   mlp<P> dense() const { return {config.dense}; }
@@ -342,7 +351,8 @@ struct block {
   }
 
   template <class Ctx>
-  void data_half(Ctx& ctx, const backward_data_args& args, const block_saved<P>& s) const {
+  void data_half(Ctx& ctx, const backward_data_args& args, const block_saved<P>& s,
+                 const gain_gradients& gains = {}) const {
     const auto& w = args.weights;
     block_deltas<P>& d = args.deltas;
     if (has_experts())
@@ -362,7 +372,9 @@ struct block {
                                     .gain = w.g_feed_forward,
                                     .rstd = s.s_rstd,
                                     .dx = d.ds,
-                                    .d_residual = args.dy});  // 5' 3'
+                                    .dgain = gains.feed_forward,
+                                    .d_residual = args.dy,
+                                    .into = gains.into});  // 5' 3'
     attention().backward_data(ctx, {.dy = d.ds,
                                     .weights = w.attention,
                                     .sequence = args.batch.sequence,
@@ -375,7 +387,9 @@ struct block {
                                     .gain = w.g_attention,
                                     .rstd = s.x_rstd,
                                     .dx = args.dx,
-                                    .d_residual = d.ds});  // 1'
+                                    .dgain = gains.attention,
+                                    .d_residual = d.ds,
+                                    .into = gains.into});  // 1'
   }
 
   template <class Ctx>
@@ -397,12 +411,6 @@ struct block {
                                      .deltas = d.dense,
                                      .gradients = g.dense,
                                      .into = args.into});
-    op::rms_norm<P>::backward(ctx, {.dy = d.dm,
-                                    .x = s.s,
-                                    .gain = w.g_feed_forward,
-                                    .rstd = s.s_rstd,
-                                    .dgain = g.g_feed_forward,
-                                    .into = args.into});  // 3'
     attention().backward_weights(ctx, {.dy = d.ds,
                                        .x = s.n,
                                        .weights = w.attention,
@@ -410,6 +418,18 @@ struct block {
                                        .deltas = d.attention,
                                        .gradients = g.attention,
                                        .into = args.into});  // 2'
+  }
+  template <class Ctx>
+  void gain_half(Ctx& ctx, const backward_weights_args& args, const block_saved<P>& s) const {
+    const auto& w = args.weights;
+    const block_deltas<P>& d = args.deltas;
+    const block_gradients<P>& g = args.gradients;
+    op::rms_norm<P>::backward(ctx, {.dy = d.dm,
+                                    .x = s.s,
+                                    .gain = w.g_feed_forward,
+                                    .rstd = s.s_rstd,
+                                    .dgain = g.g_feed_forward,
+                                    .into = args.into});  // 3'
     op::rms_norm<P>::backward(ctx, {.dy = d.dn,
                                     .x = args.x,
                                     .gain = w.g_attention,
