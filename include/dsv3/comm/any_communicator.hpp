@@ -14,6 +14,32 @@
 
 namespace dsv3::inline DSV3_ABI {
 
+/// The second half of an exchange; empty where nothing is under way.
+class pending_exchange {
+ public:
+  pending_exchange() = default;
+
+  template <class Ctx>
+  void finish([[maybe_unused]] Ctx& ctx) {
+    if (!journal_) return;
+    void* stream = nullptr;
+    if constexpr (requires { ctx.stream; }) stream = ctx.stream;
+    if (transfer_) transfer_->finish(stream);
+    transfer_.reset();
+    std::exchange(journal_, nullptr)->end(number_);
+  }
+
+ private:
+  friend class any_communicator;
+  pending_exchange(std::unique_ptr<comm_transfer> transfer, std::shared_ptr<comm_journal> journal,
+                   std::uint64_t number)
+      : transfer_(std::move(transfer)), journal_(std::move(journal)), number_(number) {}
+
+  std::unique_ptr<comm_transfer> transfer_;
+  std::shared_ptr<comm_journal> journal_;
+  std::uint64_t number_ = 0;
+};
+
 /// Ranks behind an engine; without one, a single rank. Copies share the engine; they and the groups split
 /// from them share the journal of what this rank did last.
 class any_communicator {
@@ -90,6 +116,20 @@ class any_communicator {
     for (const incoming_message& m : in) known("exchange", m.peer);
     transfer(ctx, "exchange", -1, out, in);
   }
+  /// The same in two halves: until what it answers is finished, messages stay as they are, and these ranks
+  /// exchange no others with this one.
+  template <class Ctx>
+  pending_exchange begin_exchange(Ctx& ctx, std::span<const outgoing_message> out,
+                                  std::span<const incoming_message> in) const {
+    for (const outgoing_message& m : out) known("exchange", m.peer);
+    for (const incoming_message& m : in) known("exchange", m.peer);
+    if constexpr (computes<Ctx>)
+      if (transfers(out, in)) {
+        const std::uint64_t number = journal_->begin("exchange", bytes_of(out, in), size(), -1);
+        return {engine_->begin_exchange(stream_of(ctx), out, in), journal_, number};
+      }
+    return {};
+  }
 
   void barrier() const {
     if (size() > 1) noted("barrier", 0, -1, [&] { engine_->barrier(); });
@@ -116,14 +156,20 @@ class any_communicator {
   template <class Ctx>
   void transfer(Ctx& ctx, const char* op, int peer, std::span<const outgoing_message> out,
                 std::span<const incoming_message> in) const {
-    if constexpr (computes<Ctx>) {
-      if (out.empty() && in.empty()) return;
-      if (!engine_) raise("exchange: messages of one rank to itself need an engine, there is none");
-      std::size_t bytes = 0;
-      for (const outgoing_message& m : out) bytes += m.bytes;
-      for (const incoming_message& m : in) bytes += m.bytes;
-      noted(op, bytes, peer, [&] { engine_->exchange(stream_of(ctx), out, in); });
-    }
+    if constexpr (computes<Ctx>)
+      if (transfers(out, in))
+        noted(op, bytes_of(out, in), peer, [&] { engine_->exchange(stream_of(ctx), out, in); });
+  }
+  bool transfers(std::span<const outgoing_message> out, std::span<const incoming_message> in) const {
+    if (out.empty() && in.empty()) return false;
+    if (!engine_) raise("exchange: messages of one rank to itself need an engine, there is none");
+    return true;
+  }
+  static std::size_t bytes_of(std::span<const outgoing_message> out, std::span<const incoming_message> in) {
+    std::size_t bytes = 0;
+    for (const outgoing_message& m : out) bytes += m.bytes;
+    for (const incoming_message& m : in) bytes += m.bytes;
+    return bytes;
   }
   template <class Ctx>
   bool acts() const {

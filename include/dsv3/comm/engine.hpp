@@ -44,6 +44,18 @@ constexpr std::size_t bytes_of(reduced_element element) {
   }
 }
 
+/// An exchange under way. What it sends must stay as it is, and what it receives must not be read, until
+/// `finish` returns; on a GPU, until what was enqueued before that is done.
+class comm_transfer {
+ public:
+  comm_transfer() = default;
+  comm_transfer(const comm_transfer&) = delete;
+  comm_transfer& operator=(const comm_transfer&) = delete;
+  virtual ~comm_transfer() = default;
+
+  virtual void finish(void* stream) = 0;
+};
+
 /// One rank's end of a group of ranks. `stream` is the context's, null on the host: an engine of GPUs
 /// enqueues there and returns, an engine of the host has finished when it returns. Arguments have been
 /// checked. Sums over bf16 are taken in float and rounded once.
@@ -71,6 +83,14 @@ class comm_engine {
   virtual void broadcast(void* stream, void* data, std::size_t bytes, int root) const = 0;
   virtual void exchange(void* stream, std::span<const outgoing_message> out,
                         std::span<const incoming_message> in) const = 0;
+  /// The first half of an exchange: others may take this rank's messages while it does something else. Until
+  /// it is finished the rank exchanges nothing else with its peers. Null where all of it has been done at
+  /// once.
+  virtual std::unique_ptr<comm_transfer> begin_exchange(void* stream, std::span<const outgoing_message> out,
+                                                        std::span<const incoming_message> in) const {
+    exchange(stream, out, in);
+    return nullptr;
+  }
   /// Returns when every rank has come here.
   virtual void barrier() const = 0;
   /// The ranks of one color become a group, ordered by key, then by rank here. Collective.

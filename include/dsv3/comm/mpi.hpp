@@ -158,29 +158,13 @@ class mpi_rank final : public comm_engine {
   }
   void barrier() const override { begin("barrier", 0, 0); }
 
-  void exchange(void*, std::span<const outgoing_message> out,
+  void exchange(void* stream, std::span<const outgoing_message> out,
                 std::span<const incoming_message> in) const override {
-    call act{.verb = "exchange", .tag = tag(kind::messages)};
-    if (job_->stopped) stopped(act);
-    for (const incoming_message& m : in)
-      if (m.peer != rank_) receive_bytes(act, m.peer, m.data, m.bytes);
-    for (const outgoing_message& m : out)
-      if (m.peer != rank_) send_bytes(act, m.peer, m.data, m.bytes);
-    auto own = out.begin();
-    const auto to_itself = [&] {
-      return own = std::find_if(own, out.end(), [&](const outgoing_message& m) { return m.peer == rank_; });
-    };
-    for (const incoming_message& m : in) {
-      if (m.peer != rank_) continue;
-      if (to_itself() == out.end())
-        give_up(act, "receives more messages of its own than it sends itself in exchange");
-      if (own->bytes != m.bytes) give_up(act, unexpected(m.bytes, rank_, own->bytes));
-      copy(m.data, own->data, m.bytes);
-      ++own;
-    }
-    if (to_itself() != out.end())
-      give_up(act, "sends more messages to itself than it receives of its own in exchange");
-    finish(act);
+    transfer(*this, out, in).finish(stream);
+  }
+  std::unique_ptr<comm_transfer> begin_exchange(void*, std::span<const outgoing_message> out,
+                                                std::span<const incoming_message> in) const override {
+    return std::make_unique<transfer>(*this, out, in);
   }
 
   // Nothing of MPI is asked: a group is a list of ranks, and a number that sets its messages apart. The ranks
@@ -395,6 +379,45 @@ class mpi_rank final : public comm_engine {
     act.tag = tag(kind::parts);
     return act;
   }
+
+  // What it sends to itself has arrived when it is made.
+  class transfer final : public comm_transfer {
+   public:
+    transfer(const mpi_rank& rank, std::span<const outgoing_message> out,
+             std::span<const incoming_message> in)
+        : rank_(rank), act_{.verb = "exchange", .tag = rank.tag(kind::messages)} {
+      if (rank_.job_->stopped) rank_.stopped(act_);
+      const int own = rank_.rank_;
+      for (const incoming_message& m : in)
+        if (m.peer != own) rank_.receive_bytes(act_, m.peer, m.data, m.bytes);
+      for (const outgoing_message& m : out)
+        if (m.peer != own) rank_.send_bytes(act_, m.peer, m.data, m.bytes);
+      auto sent = out.begin();
+      const auto to_itself = [&] {
+        return sent = std::find_if(sent, out.end(), [&](const outgoing_message& m) { return m.peer == own; });
+      };
+      for (const incoming_message& m : in) {
+        if (m.peer != own) continue;
+        if (to_itself() == out.end())
+          rank_.give_up(act_, "receives more messages of its own than it sends itself in exchange");
+        if (sent->bytes != m.bytes) rank_.give_up(act_, unexpected(m.bytes, own, sent->bytes));
+        copy(m.data, sent->data, m.bytes);
+        ++sent;
+      }
+      if (to_itself() != out.end())
+        rank_.give_up(act_, "sends more messages to itself than it receives of its own in exchange");
+    }
+    // MPI may still move data of an exchange that something else has ended: no rank may wait for this one.
+    ~transfer() override {
+      if (!act_.requests.empty()) rank_.abort(rank_.who() + " has left an exchange");
+    }
+
+    void finish(void*) override { rank_.finish(act_); }
+
+   private:
+    const mpi_rank& rank_;
+    call act_;
+  };
 
   // This rank's part of everyone's data, reduced in rank order into `result`.
   template <class Part>

@@ -39,7 +39,7 @@ struct thread_call {
   std::string words() const { return std::string(verb) + " of " + std::to_string(bytes) + " bytes" + what; }
 };
 
-// A message that waits for its receiver, on its sender's stack.
+// A message that waits for its receiver, at its sender.
 struct thread_message {
   enum class stage { waits, copied, done };
   const std::byte* data = nullptr;
@@ -181,45 +181,13 @@ class thread_rank final : public comm_engine {
     return std::make_unique<thread_rank>(std::move(child), place);
   }
 
-  // Every message is posted before the first is waited for. A receiver copies straight from the sender's
-  // array; a sender stays until its messages are out.
-  void exchange(void*, std::span<const outgoing_message> out,
+  void exchange(void* stream, std::span<const outgoing_message> out,
                 std::span<const incoming_message> in) const override {
-    std::unique_lock lock(job().mutex);
-    enter("exchange");
-    std::vector<thread_message> messages;
-    for (const outgoing_message& m : out) messages.push_back({m.data, m.bytes, m.peer});
-    const withdrawal at_the_end{*this, lock, messages};
-    for (thread_message& m : messages) {
-      group_->box(rank_, m.peer).push_back(&m);
-      wake(m.peer);
-    }
-    for (const incoming_message& m : in) {
-      std::deque<thread_message*>& box = group_->box(m.peer, rank_);
-      if (m.peer == rank_ && box.empty())
-        give_up("receives more messages of its own than it sends itself in exchange");
-      wait(
-          lock, [&] { return !box.empty(); }, [&] { return m.peer; }, "exchange",
-          " to send " + std::to_string(m.bytes) + " bytes");
-      thread_message& message = *box.front();
-      if (message.bytes != m.bytes)
-        give_up("expects " + std::to_string(m.bytes) + " bytes from rank " + std::to_string(m.peer) +
-                " in exchange, which sends " + std::to_string(message.bytes));
-      box.pop_front();
-      message.at = thread_message::stage::copied;
-      lock.unlock();
-      copy(m.data, message.data, m.bytes);
-      lock.lock();
-      message.at = thread_message::stage::done;
-      wake(m.peer);
-    }
-    for (const thread_message& m : messages) {
-      if (m.peer == rank_ && m.at == thread_message::stage::waits)
-        give_up("sends more messages to itself than it receives of its own in exchange");
-      wait(
-          lock, [&] { return m.at == thread_message::stage::done; }, [&] { return m.peer; }, "exchange",
-          " to take " + std::to_string(m.bytes) + " bytes");
-    }
+    transfer(*this, out, in).finish(stream);
+  }
+  std::unique_ptr<comm_transfer> begin_exchange(void*, std::span<const outgoing_message> out,
+                                                std::span<const incoming_message> in) const override {
+    return std::make_unique<transfer>(*this, out, in);
   }
 
   void abort(const std::string& reason) const override {
@@ -337,18 +305,65 @@ class thread_rank final : public comm_engine {
     place_of(rank_).changed.wait(lock, [&] { return first_missing(meeting) < 0; });
   }
 
-  // Whatever ends an exchange, nobody reads this rank's arrays afterwards.
-  struct withdrawal {
-    const thread_rank& rank;
-    std::unique_lock<std::mutex>& lock;
-    std::vector<thread_message>& messages;
-
-    ~withdrawal() {
-      for (thread_message& m : messages) {
-        if (m.at == thread_message::stage::waits) std::erase(rank.group_->box(rank.rank_, m.peer), &m);
-        rank.place_of(rank.rank_).changed.wait(lock, [&] { return m.at != thread_message::stage::copied; });
+  // Every message is posted before the first is waited for. A receiver copies straight from the sender's
+  // array; a sender stays until its messages are out.
+  class transfer final : public comm_transfer {
+   public:
+    transfer(const thread_rank& rank, std::span<const outgoing_message> out,
+             std::span<const incoming_message> in)
+        : rank_(rank), in_(in.begin(), in.end()) {
+      for (const outgoing_message& m : out) messages_.push_back({m.data, m.bytes, m.peer});
+      const std::lock_guard lock(rank_.job().mutex);
+      rank_.enter("exchange");
+      for (thread_message& m : messages_) {
+        rank_.group_->box(rank_.rank_, m.peer).push_back(&m);
+        rank_.wake(m.peer);
       }
     }
+    // Whatever ends an exchange, nobody reads this rank's arrays afterwards.
+    ~transfer() override {
+      std::unique_lock lock(rank_.job().mutex);
+      for (thread_message& m : messages_) {
+        if (m.at == thread_message::stage::waits) std::erase(rank_.group_->box(rank_.rank_, m.peer), &m);
+        rank_.place_of(rank_.rank_).changed.wait(lock, [&] { return m.at != thread_message::stage::copied; });
+      }
+    }
+
+    void finish(void*) override {
+      const int own = rank_.rank_;
+      std::unique_lock lock(rank_.job().mutex);
+      for (const incoming_message& m : in_) {
+        std::deque<thread_message*>& box = rank_.group_->box(m.peer, own);
+        if (m.peer == own && box.empty())
+          rank_.give_up("receives more messages of its own than it sends itself in exchange");
+        rank_.wait(
+            lock, [&] { return !box.empty(); }, [&] { return m.peer; }, "exchange",
+            " to send " + std::to_string(m.bytes) + " bytes");
+        thread_message& message = *box.front();
+        if (message.bytes != m.bytes)
+          rank_.give_up("expects " + std::to_string(m.bytes) + " bytes from rank " + std::to_string(m.peer) +
+                        " in exchange, which sends " + std::to_string(message.bytes));
+        box.pop_front();
+        message.at = thread_message::stage::copied;
+        lock.unlock();
+        copy(m.data, message.data, m.bytes);
+        lock.lock();
+        message.at = thread_message::stage::done;
+        rank_.wake(m.peer);
+      }
+      for (const thread_message& m : messages_) {
+        if (m.peer == own && m.at == thread_message::stage::waits)
+          rank_.give_up("sends more messages to itself than it receives of its own in exchange");
+        rank_.wait(
+            lock, [&] { return m.at == thread_message::stage::done; }, [&] { return m.peer; }, "exchange",
+            " to take " + std::to_string(m.bytes) + " bytes");
+      }
+    }
+
+   private:
+    const thread_rank& rank_;
+    std::vector<thread_message> messages_;
+    std::vector<incoming_message> in_;
   };
 
   std::shared_ptr<thread_group> group_;
