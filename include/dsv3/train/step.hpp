@@ -79,6 +79,19 @@ struct in_turn {
                            .into = m == 0 ? store::write : store::add});
     }
   }
+
+  /// The losses of one micro-batch, in the first row of the step's; no load is counted.
+  template <execution_context Ctx, precision P, layout_policy L>
+  void look(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
+            const micro_batch& of) const {
+    model.forward(ctx, {.batch = of.batch,
+                        .weights = state.weights,
+                        .bias = state.routing.bias,
+                        .rope = state.rope,
+                        .balance = of.balance,
+                        .losses = state.numbers.losses[0],
+                        .saved = state.saved});
+  }
 };
 
 namespace detail {
@@ -359,20 +372,14 @@ step_report train_step(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<
 }
 
 /// The losses of one batch, without gradients; neither the load nor anything else of the run is changed.
-template <execution_context Ctx, precision P, layout_policy L>
+/// Ranks that share a network call it together with the same batch.
+template <execution_context Ctx, precision P, layout_policy L, class Passes = in_turn>
 step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
-                     const token_batch& batch, const step_options& options) {
+                     const token_batch& batch, const step_options& options, Passes&& passes = {}) {
   const index_t depths = 1 + model.config.mtp_depth;
   const detail::step_phases<P, L> phases{model, state, options};
-  const view<double, 1> losses = state.numbers.losses[0];
   phases.take_tokens(ctx);
-  model.forward(ctx, {.batch = batch,
-                      .weights = state.weights,
-                      .bias = state.routing.bias,
-                      .rope = state.rope,
-                      .balance = options.balance,
-                      .losses = losses,
-                      .saved = state.saved});
+  passes.look(ctx, model, state, micro_batch{batch, options.balance});
   phases.report_losses(ctx);
   synchronize(ctx);
   step_report report;

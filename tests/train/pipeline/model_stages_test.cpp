@@ -27,6 +27,7 @@ constexpr index_t rows = rank_of_mesh::rows, length = rank_of_mesh::length;
 
 struct result {
   std::vector<step_report> reports;
+  step_report looked;                                             // at a batch that is not learned
   std::map<std::string, std::vector<double>> gradients, weights;  // whole; of the last step
   std::vector<std::int64_t> load;
   std::vector<double> bias;
@@ -63,6 +64,8 @@ result alone(const model_config& config, index_t micro_batches) {
     found.reports.push_back(train_step(ctx, model, state,
                                        rank_of_mesh::batches_of(state, static_cast<std::uint64_t>(step), 0),
                                        some_options()));
+  const token_batch batch = rank_of_mesh::batches_of(state, 99, 0)[0];
+  found.looked = evaluate(ctx, model, state, batch, some_options());
   take(found, state);
   return found;
 }
@@ -75,6 +78,8 @@ std::vector<result> together(const model_config& config, const ranks_layout& of)
     result& mine = found[static_cast<std::size_t>(world.rank())];
     for (int step = 0; step < steps; ++step)
       mine.reports.push_back(rank.step(static_cast<std::uint64_t>(step), some_options()));
+    const token_batch batch = rank_of_mesh::batches_of(rank.state, 99, 0)[0];
+    mine.looked = evaluate(rank.ctx, rank.model, rank.state, batch, some_options(), rank.stages);
     if (rank.memory.in_use() != bytes || !rank.stages.idle())
       raise("a step took memory, or left something under way");
     const auto most = rank.schedules.cost(of.shape.pipeline, {}).activations;
@@ -103,6 +108,8 @@ void compare(const std::vector<result>& ranks, const result& expected) {
       CHECK(rank.reports[step].balance == doctest::Approx(expected.reports[step].balance).epsilon(1e-12));
       CHECK(rank.reports[step].grad_norm == doctest::Approx(expected.reports[step].grad_norm).epsilon(1e-12));
     }
+    CHECK(rank.looked.ce == doctest::Approx(expected.looked.ce).epsilon(1e-11));
+    CHECK(rank.looked.loss == doctest::Approx(expected.looked.loss).epsilon(1e-11));
     CHECK(rank.load == expected.load);
     CHECK(rank.bias == expected.bias);
     for (const auto& [name, values] : rank.weights) {

@@ -99,23 +99,39 @@ class model_stages {
     made.run.run(ctx, ranks_, *this);
   }
 
+  /// The losses of one micro-batch on every rank of the pipeline, in the first row of the step's; nothing is
+  /// kept and no load counted.
+  template <execution_context Ctx>
+  void look(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state, const micro_batch& of) {
+    step_ = {&model, &state, {&of, 1}, 0, nullptr};
+    const view<double, 1> losses = state.numbers.losses[0];
+    op::fill<double>::constant(ctx, {.y = losses, .value = 0});
+    const placement places = schedules_.places(ranks_.size());
+    for (int stage = 0; stage < places.stages(); ++stage) {
+      const location here = places.at(0, stage);
+      if (here.rank != ranks_.rank()) continue;
+      const unit u{0, here.chunk};
+      if (stage > 0 && places.before(here).rank != here.rank)
+        ranks_.receive(ctx, room(arrived_, u).flat(), places.before(here).rank);
+      go_forward(ctx, u, {});
+      if (stage + 1 < places.stages()) {
+        const location next = places.after(here);
+        const auto out = saved(u).output();
+        if (next.rank == here.rank)
+          copy_rows(ctx, out, room(arrived_, {0, next.chunk}));
+        else
+          ranks_.send(ctx, view<const activation<P>, 1>{out.flat()}, next.rank);
+      }
+      saved_.leave(u);
+    }
+    ranks_.all_reduce(ctx, losses, reduction::sum);
+  }
+
   // ---- what the executor asks for: see pipeline_stages
 
   template <class Ctx>
   void forward(Ctx& ctx, unit u) {
-    const micro_batch& of = batch_of(u);
-    if (!begins(u)) {  // it may have come before there was room for all that forward keeps
-      copy_rows(ctx, room(arrived_, u), saved(u).input());
-      arrived_.leave(u);
-    }
-    step_.model->forward(ctx, {.batch = of.batch,
-                               .weights = step_.state->weights,
-                               .bias = step_.state->routing.bias,
-                               .rope = step_.state->rope,
-                               .balance = of.balance,
-                               .losses = step_.state->numbers.losses[u.micro_batch],
-                               .load = step_.state->routing.load,
-                               .saved = saved(u)});
+    go_forward(ctx, u, step_.state->routing.load);
   }
   template <class Ctx>
   void backward(Ctx& ctx, unit u) {
@@ -251,6 +267,23 @@ class model_stages {
   bool halved(const unit& u) const { return step_.made->halved[number(u)] != 0; }
   writing& written_of(const unit& u) { return written_[at(u.chunk)]; }
   static store first(bool& written) { return std::exchange(written, true) ? store::add : store::write; }
+
+  template <class Ctx>
+  void go_forward(Ctx& ctx, const unit& u, view<std::int64_t, 2> load) {
+    const micro_batch& of = batch_of(u);
+    if (!begins(u)) {  // it may have come before there was room for all that forward keeps
+      copy_rows(ctx, room(arrived_, u), saved(u).input());
+      arrived_.leave(u);
+    }
+    step_.model->forward(ctx, {.batch = of.batch,
+                               .weights = step_.state->weights,
+                               .bias = step_.state->routing.bias,
+                               .rope = step_.state->rope,
+                               .balance = of.balance,
+                               .losses = step_.state->numbers.losses[u.micro_batch],
+                               .load = load,
+                               .saved = saved(u)});
+  }
 
   model_activation_config activation_config(int chunk) const {
     const step_shape& s = step_.state->shape;
