@@ -100,13 +100,6 @@ __device__ __forceinline__ void write_columns(const uint2 (&codes)[128][16],
   }
 }
 
-/// Sources that compute what they give say how many blocks of theirs a multiprocessor holds; they share no
-/// scale beyond tiles.
-template <class Source>
-concept computes = requires {
-  Source::blocks_at_once;
-};
-
 /// How many blocks must have their registers on a multiprocessor together. Those of doubles may have all.
 template <class Source, class Tile, class Columns>
 inline constexpr int blocks_at_once = std::is_same_v<Source, float_rows<double>> ? 1
@@ -114,14 +107,17 @@ inline constexpr int blocks_at_once = std::is_same_v<Source, float_rows<double>>
                                       : std::is_void_v<Tile> || std::is_same_v<Columns, no_transposed_codes>
                                           ? 3
                                           : 2;
-template <computes Source, class Tile, class Columns>
+/// Sources that compute what they give say it themselves.
+template <class Source, class Tile, class Columns>
+  requires requires { Source::blocks_at_once; }
 inline constexpr int blocks_at_once<Source, Tile, Columns> = Source::blocks_at_once;
 
-/// To rows of codes in tiles of shape Tile (void: none), and to transposed ones in tiles of 128 rows.
-template <class Element, class Tile, class Source, class Rows, class Columns>
-__global__ void __launch_bounds__(256, (blocks_at_once<Source, Tile, Columns>))
-    narrow_blocks_kernel(const Source source, const Rows y, const Columns t, const block_scales how,
-                         const row_groups groups, index_t rows, index_t columns) {
+/// A block's numbers, a strip and eight columns of tile `tile` in each thread, to rows of codes in tiles of
+/// shape Tile (void: none), and to transposed ones in tiles of 128 rows.
+template <class Element, class Tile, class Numbers, class Rows, class Columns>
+__device__ __forceinline__ void narrow_block(Numbers (&x)[strip_rows], const row_band& band, index_t tile,
+                                             index_t columns, const Rows& y, const Columns& t,
+                                             const block_scales& how) {
   constexpr bool by_row = std::is_same_v<Tile, row_tile>, by_block = std::is_same_v<Tile, block_tile>;
   constexpr bool transposed = !std::is_same_v<Columns, no_transposed_codes>;
   constexpr bool by_column = transposed || std::is_same_v<Tile, column_tile>;
@@ -131,111 +127,130 @@ __global__ void __launch_bounds__(256, (blocks_at_once<Source, Tile, Columns>))
   __shared__ alignas(16) uint2 codes[transposed ? 128 : 1][16];
 
   const int lane = threadIdx.x % tile_lanes, strip = threadIdx.x / tile_lanes;
-  const index_t tile = blockIdx.x, first = 128 * tile, column = first + lane_numbers * lane;
-  const index_t live = columns - column;
+  const index_t first = 128 * tile, column = first + lane_numbers * lane, live = columns - column;
+  const index_t row = band.begin + strip_rows * strip;
   const bool own = how.group == scale_group::tile && !by_block;  // each tile has its own scale
-  each_band(groups, rows, [&](const row_band& band) {
-    const index_t row = band.begin + strip_rows * strip;
-    typename Source::numbers x[strip_rows];
-    source.load(row, band.end, column, live, x);
 
-    // 1. the scale that all share
-    float whole = 0;
-    if (how.group == scale_group::tensor)
-      whole = __uint_as_float(*how.largest);
-    else if (!own)
-      whole = reduce_block(largest_of_strip(x), room, larger{});
+  // 1. the scale that all share
+  float whole = 0;
+  if (how.group == scale_group::tensor)
+    whole = __uint_as_float(*how.largest);
+  else if (!own)
+    whole = reduce_block(largest_of_strip(x), room, larger{});
 
-    // 2. the columns' scales
-    if constexpr (by_column) {
-      if (own) {
-        float largest[lane_numbers];
+  // 2. the columns' scales
+  if constexpr (by_column) {
+    if (own) {
+      float largest[lane_numbers] = {};
 #pragma unroll
-        for (int j = 0; j < lane_numbers; ++j) {
-          largest[j] = 0;
+      for (int i = 0; i < strip_rows; ++i)
 #pragma unroll
-          for (int i = 0; i < strip_rows; ++i)
-            largest[j] = larger_magnitude(largest[j], static_cast<float>(x[i][j]));
-          largest[j] = fmaxf(largest[j], __shfl_xor_sync(all_lanes, largest[j], tile_lanes));
+        for (int j = 0; j < lane_numbers; j += 2) {
+          float first_of_two, second_of_two;
+          x[i].two(j / 2, first_of_two, second_of_two);
+          largest[j] = larger_magnitude(largest[j], first_of_two);
+          largest[j + 1] = larger_magnitude(largest[j + 1], second_of_two);
         }
-        if (strip % 2 == 0)
 #pragma unroll
-          for (int j = 0; j < lane_numbers; ++j) magnitudes[strip / 2][lane_numbers * lane + j] = largest[j];
-        __syncthreads();
-      }
-      if (const int c = threadIdx.x; c < 128) {
-        float largest = whole;
-        if (own)
+      for (int j = 0; j < lane_numbers; ++j)
+        largest[j] = fmaxf(largest[j], __shfl_xor_sync(all_lanes, largest[j], tile_lanes));
+      if (strip % 2 == 0)
 #pragma unroll
-          for (int warp = 0; warp < 8; ++warp) largest = fmaxf(largest, magnitudes[warp][c]);
-        const float scale = scale_of_tile<Element>(largest, how.kind);
-        column_scales[c] = divider::of(scale);
-        if (first + c < columns) {
-          if constexpr (transposed) t.scales(first + c, band.tile) = scale;
-          if constexpr (std::is_same_v<Tile, column_tile>) y.put_scale(band.tile, first + c, scale);
-        }
-      }
+        for (int j = 0; j < lane_numbers; ++j) magnitudes[strip / 2][lane_numbers * lane + j] = largest[j];
       __syncthreads();
     }
-
-    // 3. codes down the columns, to shared memory
-    if constexpr (transposed) {
+    if (const int c = threadIdx.x; c < 128) {
+      float largest = whole;
+      if (own)
 #pragma unroll
-      for (int i = 0; i < strip_rows; ++i) x[i].stay_packed();
-#pragma unroll
-      for (int j = 0; j < lane_numbers; ++j) {
-        const divider by = column_scales[lane_numbers * lane + j];
-        float quotients[strip_rows];
-#pragma unroll
-        for (int i = 0; i < strip_rows; ++i) quotients[i] = by(static_cast<float>(x[i][j]));
-        const pack<std::uint32_t, 2> words = codes_of<Element>(quotients);
-        codes[lane_numbers * lane + j][strip ^ lane] = {words[0], words[1]};
+        for (int warp = 0; warp < 8; ++warp) largest = fmaxf(largest, magnitudes[warp][c]);
+      const float scale = scale_of_tile<Element>(largest, how.kind);
+      column_scales[c] = divider::of(scale);
+      if (first + c < columns) {
+        if constexpr (transposed) t.scales(first + c, band.tile) = scale;
+        if constexpr (std::is_same_v<Tile, column_tile>) y.put_scale(band.tile, first + c, scale);
       }
     }
+    __syncthreads();
+  }
 
-    // 4. codes along the rows
-    if constexpr (!std::is_void_v<Tile>) {
+  // 3. codes down the columns, to shared memory
+  if constexpr (transposed) {
 #pragma unroll
-      for (int i = 0; i < strip_rows; ++i) x[i].stay_packed();
-      divider by[lane_numbers];
-      if constexpr (std::is_same_v<Tile, column_tile>) {
+    for (int i = 0; i < strip_rows; ++i) x[i].stay_packed();
 #pragma unroll
-        for (int j = 0; j < lane_numbers; ++j) by[j] = column_scales[lane_numbers * lane + j];
-      } else {
-        float largest = whole;
-        if (by_row && own) {
-          float of_row[strip_rows];
-#pragma unroll
-          for (int i = 0; i < strip_rows; ++i) {
-            of_row[i] = 0;
-#pragma unroll
-            for (int j = 0; j < lane_numbers; ++j)
-              of_row[i] = larger_magnitude(of_row[i], static_cast<float>(x[i][j]));
-          }
-          largest = largest_over_lanes<strip_rows>(of_row);
-        }
-        const float scale = scale_of_tile<Element>(largest, how.kind);
-        by[0] = divider::of(scale);
-        if (by_row && lane < strip_rows && row + lane < band.end) y.put_scale(row + lane, tile, scale);
-        if (by_block && threadIdx.x == 0) y.put_scale(band.tile, tile, scale);
-      }
+    for (int j = 0; j < lane_numbers; j += 2) {
+      const divider by[] = {column_scales[lane_numbers * lane + j],
+                            column_scales[lane_numbers * lane + j + 1]};
+      float quotients[2][strip_rows];
 #pragma unroll
       for (int i = 0; i < strip_rows; ++i) {
-        const divider of_row = by_row ? by[0].of_lane(i) : by[0];
-        float quotients[lane_numbers];
+        x[i].two(j / 2, quotients[0][i], quotients[1][i]);
+        quotients[0][i] = by[0](quotients[0][i]), quotients[1][i] = by[1](quotients[1][i]);
+      }
 #pragma unroll
-        for (int j = 0; j < lane_numbers; ++j)
-          quotients[j] = (std::is_same_v<Tile, column_tile> ? by[j] : of_row)(static_cast<float>(x[i][j]));
-        if (row + i < band.end) y.put(row + i, column, live, quotients);
+      for (int k = 0; k < 2; ++k) {
+        const pack<std::uint32_t, 2> words = codes_of<Element>(quotients[k]);
+        codes[lane_numbers * lane + j + k][strip ^ lane] = {words[0], words[1]};
       }
     }
+  }
 
-    // 5. and from there on, in rows of t
-    if constexpr (transposed) {
-      __syncthreads();
-      write_columns<Element>(codes, t, band, first);
+  // 4. codes along the rows
+  if constexpr (!std::is_void_v<Tile>) {
+#pragma unroll
+    for (int i = 0; i < strip_rows; ++i) x[i].stay_packed();
+    divider by[lane_numbers];
+    if constexpr (std::is_same_v<Tile, column_tile>) {
+#pragma unroll
+      for (int j = 0; j < lane_numbers; ++j) by[j] = column_scales[lane_numbers * lane + j];
+    } else {
+      float largest = whole;
+      if (by_row && own) {
+        float of_row[strip_rows];
+#pragma unroll
+        for (int i = 0; i < strip_rows; ++i) {
+          of_row[i] = 0;
+#pragma unroll
+          for (int j = 0; j < lane_numbers; ++j)
+            of_row[i] = larger_magnitude(of_row[i], static_cast<float>(x[i][j]));
+        }
+        largest = largest_over_lanes<strip_rows>(of_row);
+      }
+      const float scale = scale_of_tile<Element>(largest, how.kind);
+      by[0] = divider::of(scale);
+      if (by_row && lane < strip_rows && row + lane < band.end) y.put_scale(row + lane, tile, scale);
+      if (by_block && threadIdx.x == 0) y.put_scale(band.tile, tile, scale);
     }
-    __syncthreads();  // before the next band takes the shared memory
+#pragma unroll
+    for (int i = 0; i < strip_rows; ++i) {
+      const divider of_row = by_row ? by[0].of_lane(i) : by[0];
+      float quotients[lane_numbers];
+#pragma unroll
+      for (int j = 0; j < lane_numbers; ++j)
+        quotients[j] = (std::is_same_v<Tile, column_tile> ? by[j] : of_row)(static_cast<float>(x[i][j]));
+      if (row + i < band.end) y.put(row + i, column, live, quotients);
+    }
+  }
+
+  // 5. and from there on, in rows of t
+  if constexpr (transposed) {
+    __syncthreads();
+    write_columns<Element>(codes, t, band, first);
+  }
+  __syncthreads();  // before the next block takes the shared memory
+}
+
+/// What Source::load gives, block by block.
+template <class Element, class Tile, class Source, class Rows, class Columns>
+__global__ void __launch_bounds__(256, (blocks_at_once<Source, Tile, Columns>))
+    narrow_blocks_kernel(const Source source, const Rows y, const Columns t, const block_scales how,
+                         const row_groups groups, index_t rows, index_t columns) {
+  const index_t tile = blockIdx.x, column = 128 * tile + lane_numbers * (threadIdx.x % tile_lanes);
+  each_band(groups, rows, [&](const row_band& band) {
+    typename Source::numbers x[strip_rows];
+    source.load(band.begin + strip_rows * (threadIdx.x / tile_lanes), band.end, column, columns - column, x);
+    narrow_block<Element, Tile>(x, band, tile, columns, y, t, how);
   });
 }
 
@@ -251,7 +266,7 @@ void narrow_blocks(const char* name, cudaStream_t stream, const Source& source, 
                    index_t columns) {
   const launch_shape shape{
       .grid = {static_cast<unsigned>(ceil_div(columns, 128)), grid_of(groups.tiles(rows))}};
-  if constexpr (!detail::computes<Source>)
+  if constexpr (!requires { Source::blocks_at_once; })  // these share no scale beyond tiles
     if (how.group == scale_group::tensor) {
       require(cudaMemsetAsync(how.largest, 0, sizeof(*how.largest), stream), name);
       launch(name, stream, shape, detail::largest_kernel<Source>, source, how.largest, groups, rows, columns);

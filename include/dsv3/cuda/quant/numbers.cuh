@@ -201,13 +201,19 @@ struct eight {
   T value[lane_numbers];
   __device__ T operator[](int i) const { return value[i]; }
   __device__ void set(int i, T x) { value[i] = x; }
+  __device__ void two(int i, float& first, float& second) const {
+    first = static_cast<float>(value[2 * i]), second = static_cast<float>(value[2 * i + 1]);
+  }
   __device__ void stay_packed() {}
 };
 template <>
-struct eight<bf16> {
+struct alignas(16) eight<bf16> {
   std::uint32_t pairs[lane_numbers / 2];
   __device__ float operator[](int i) const {
     return __uint_as_float(i % 2 == 0 ? pairs[i / 2] << 16 : pairs[i / 2] & 0xFFFF0000u);
+  }
+  __device__ void two(int i, float& first, float& second) const {
+    first = __uint_as_float(pairs[i] << 16), second = __uint_as_float(pairs[i] & 0xFFFF0000u);
   }
   __device__ void set(int i, bf16 x) {
     pairs[i / 2] = i % 2 == 0 ? x.bits : pairs[i / 2] | static_cast<std::uint32_t>(x.bits) << 16;
@@ -287,6 +293,21 @@ __device__ __forceinline__ pack<std::uint32_t, 4> bf16_words(const eight<double>
 #pragma unroll
   for (int j = 0; j < lane_numbers; ++j) rounded.set(j, bf16(x[j]));
   return bf16_words(rounded);
+}
+
+/// Eight numbers rounded to T.
+template <class T, class Numbers>
+__device__ __forceinline__ eight<T> rounded(const Numbers& x) {
+  eight<T> result;
+  if constexpr (std::is_same_v<T, bf16>) {
+    const auto words = bf16_words(x);
+#pragma unroll
+    for (int j = 0; j < lane_numbers / 2; ++j) result.pairs[j] = words[j];
+  } else {
+#pragma unroll
+    for (int j = 0; j < lane_numbers; ++j) result.set(j, T(x[j]));
+  }
+  return result;
 }
 
 /// The first `live` of eight numbers, rounded to T, to wherever `to` points; all at once where it may.

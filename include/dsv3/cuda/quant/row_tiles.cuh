@@ -85,6 +85,17 @@ struct scaled_codes {
     values_of_two<Element>(codes[i / 4] >> (16 * (i / 2 % 2)), two[0], two[1]);
     return __fmul_rn(two[i % 2], scale);
   }
+  /// Numbers 2 i and 2 i + 1: a conversion makes two.
+  __device__ __forceinline__ void two(int i, float& first, float& second) const {
+    values_of_two<Element>(codes[i / 2] >> (16 * (i % 2)), first, second);
+    first = __fmul_rn(first, scale), second = __fmul_rn(second, scale);
+  }
+  /// All of them.
+  __device__ __forceinline__ void all(float (&x)[lane_numbers]) const {
+    values_of<Element>(codes, x);
+#pragma unroll
+    for (int j = 0; j < lane_numbers; ++j) x[j] = __fmul_rn(x[j], scale);
+  }
   __device__ __forceinline__ void stay_packed() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) asm volatile("" : "+r"(codes[i]));

@@ -31,12 +31,14 @@ struct stored_halves {
     gates.load(row, end, column, live, gate);
     ups.load(row, end, column, live, up);
   }
+  /// What was stored, rounded as it is where it is loaded.
+  __device__ __forceinline__ static eight<activation<P>> numbers(const codes& from) {
+    float x[lane_numbers];
+    from.all(x);
+    return rounded<activation<P>>(x);
+  }
   __device__ __forceinline__ acc gate_of_row(index_t row, index_t end) const {
     return row < end && !row_gates.empty() ? row_gates(row) : acc(1);
-  }
-  /// What was stored, rounded as it is where it is loaded.
-  __device__ __forceinline__ static acc number(const codes& from, int i) {
-    return acc(static_cast<float>(activation<P>(from[i])));
   }
 
  private:
@@ -71,14 +73,18 @@ struct gated_tiles {
 #pragma unroll
     for (int i = 0; i < Count; ++i) {
       const acc w = halves.gate_of_row(row + i, end);
-      magnitudes[i] = 0;
+      const auto gates = halves.numbers(gate[i]), ups = halves.numbers(up[i]);
+      acc exact[lane_numbers];
 #pragma unroll
       for (int j = 0; j < lane_numbers; ++j) {
-        const acc g = halves.number(gate[i], j);
-        const activation<P> one(w * g * sigmoid(g) * halves.number(up[i], j));
-        y[i].set(j, one);
-        magnitudes[i] = larger_magnitude(magnitudes[i], static_cast<float>(one));
+        const acc g = acc(gates[j]);
+        exact[j] = w * g * sigmoid(g) * acc(ups[j]);
       }
+      y[i] = rounded<activation<P>>(exact);
+      magnitudes[i] = 0;
+#pragma unroll
+      for (int j = 0; j < lane_numbers; ++j)
+        magnitudes[i] = larger_magnitude(magnitudes[i], static_cast<float>(y[i][j]));
       y[i].stay_packed();
     }
     const float scale = scale_of_tile<fp8_e4m3>(largest_over_lanes<Count>(magnitudes), kind);
@@ -94,57 +100,45 @@ struct gated_tiles {
   }
 };
 
-/// The gradient of SwiGLU's input, rounded as it is where it is stored. Who makes that of a gate leaves what
-/// its tile contributes to the gradients of the rows' gates in `partial` [tiles, rows].
+/// The gradients of SwiGLU's inputs, rounded as they are where they are stored, and what a tile contributes
+/// to the gradients of the rows' gates, in `partial` [tiles, rows].
 template <class P>
 struct swiglu_slopes {
   using acc = accumulator<P>;
   using numbers = eight<activation<P>>;
-  static constexpr int blocks_at_once = sizeof(activation<P>) > 2 ? 1 : 2;
   stored_halves<P> halves;
   wide_rows<activation<P>> dy;
   view<acc, 2> partial;
-  index_t inner;
 
   template <int Count>
-  __device__ __forceinline__ void load(index_t row, index_t end, index_t column, index_t,
-                                       numbers (&to)[Count]) const {
-    const bool of_up = column >= inner;
-    const index_t at = of_up ? column - inner : column;
-    constexpr int together = 4;  // rows whose operands have registers at one time
-    static_assert(Count % together == 0);
-#pragma unroll
-    for (int first = 0; first < Count; first += together)
-      load_some<together>(row + first, end, at, of_up, to + first);
-  }
-
- private:
-  template <int Count>
-  __device__ __forceinline__ void load_some(index_t row, index_t end, index_t at, bool of_up,
-                                            numbers* to) const {
+  __device__ __forceinline__ void load(index_t row, index_t end, index_t column, index_t live,
+                                       numbers* d_gates, numbers* d_ups, int step) const {
     typename stored_halves<P>::codes gate[Count], up[Count];
     numbers slope[Count];
-    halves.load(row, end, at, inner - at, gate, up);
-    dy.load(row, end, at, inner - at, slope);
+    halves.load(row, end, column, live, gate, up);
+    dy.load(row, end, column, live, slope);
     const int lane = threadIdx.x % tile_lanes;
     acc own = 0;
 #pragma unroll
     for (int i = 0; i < Count; ++i) {
       const acc w = halves.gate_of_row(row + i, end);
-      acc sum = 0;
+      const auto gates = halves.numbers(gate[i]), ups = halves.numbers(up[i]);
+      acc dg[lane_numbers], du[lane_numbers], sum = 0;
 #pragma unroll
       for (int j = 0; j < lane_numbers; ++j) {
-        const acc g = halves.number(gate[i], j), u = halves.number(up[i], j), d = acc(slope[i][j]);
+        const acc g = acc(gates[j]), u = acc(ups[j]), d = acc(slope[i][j]);
         const acc sigma = sigmoid(g), silu = g * sigma;
         sum += d * silu * u;
-        to[i].set(j, activation<P>(of_up ? w * d * silu : w * d * u * (sigma + silu * (1 - sigma))));
+        dg[j] = w * d * u * (sigma + silu * (1 - sigma));
+        du[j] = w * d * silu;
       }
-      to[i].stay_packed();
-      if (partial.empty() || of_up) continue;
+      d_gates[i * step] = rounded<activation<P>>(dg);
+      d_ups[i * step] = rounded<activation<P>>(du);
+      if (partial.empty()) continue;
       sum = sum_lanes<tile_lanes>(sum);
       if (lane == i) own = sum;
     }
-    if (!partial.empty() && !of_up && lane < Count && row + lane < end) partial(at / 128, row + lane) = own;
+    if (!partial.empty() && lane < Count && row + lane < end) partial(column / 128, row + lane) = own;
   }
 };
 
@@ -175,6 +169,33 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
       for (int j = 0; j < lane_numbers; ++j) x[i][j] = static_cast<float>(loaded[i].up[j]);
     put_tile(kept, row, end, inner / 128 + tile, inner + column, 2 * inner, x, kind);
+  });
+}
+
+/// A block has a tile of gates and that of their ups. Their gradients wait in shared memory, each thread's
+/// part for itself, until one after the other becomes codes.
+template <class P, class Gradient>
+__global__ void __launch_bounds__(256, sizeof(activation<P>) > 2 ? 1 : 2)
+    swiglu_slopes_kernel(const swiglu_slopes<P> source, const code_rows<Gradient> y,
+                         const transposed_codes<Gradient> t, const block_scales how, const row_groups groups,
+                         index_t rows, index_t inner) {
+  using numbers = typename swiglu_slopes<P>::numbers;
+  auto* waiting = reinterpret_cast<numbers*>(dynamic_shared()) + threadIdx.x;  // [gate, up][rows of a strip]
+  const index_t tile = blockIdx.x, column = 128 * tile + lane_numbers * (threadIdx.x % tile_lanes);
+  each_band(groups, rows, [&](const row_band& band) {
+    constexpr int together = 4;  // rows whose operands have registers at one time
+#pragma unroll 1
+    for (int i = 0; i < strip_rows; i += together)
+      source.template load<together>(band.begin + strip_rows * (threadIdx.x / tile_lanes) + i, band.end,
+                                     column, inner - column, waiting + i * 256,
+                                     waiting + (strip_rows + i) * 256, 256);
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      numbers x[strip_rows];
+#pragma unroll
+      for (int i = 0; i < strip_rows; ++i) x[i] = waiting[(half * strip_rows + i) * 256];
+      narrow_block<Gradient, row_tile>(x, band, half * (inner / 128) + tile, 2 * inner, y, t, how);
+    }
   });
 }
 
@@ -232,11 +253,15 @@ struct implementation<op::stored_swiglu<P, Gradient>, backend::cuda> {
     const partial_sums partial = scratch(ctx, ctx.scratch, args);
     const index_t rows = args.dy.extent(0), inner = args.dy.extent(1);
     const cuda::detail::swiglu_slopes<P> source{
-        {args.kept, args.row_gates}, cuda::wide_rows<activation<P>>(args.dy), partial, inner};
-    cuda::narrow_blocks<Gradient, row_tile>(args.name, ctx.stream, source,
-                                            cuda::code_rows<Gradient>(args.y.values, args.y.scales),
-                                            cuda::transposed_codes<Gradient>(args.t.values, args.t.scales),
-                                            tile_by_tile(args), args.groups, rows, 2 * inner);
+        {args.kept, args.row_gates}, cuda::wide_rows<activation<P>>(args.dy), partial};
+    const cuda::launch_shape shape{
+        .grid = {static_cast<unsigned>(inner / 128), cuda::grid_of(args.groups.tiles(rows))},
+        .shared_bytes =
+            2 * cuda::detail::strip_rows * 256 * sizeof(typename cuda::detail::swiglu_slopes<P>::numbers)};
+    cuda::launch(args.name, ctx.stream, shape, cuda::detail::swiglu_slopes_kernel<P, Gradient>, source,
+                 cuda::code_rows<Gradient>(args.y.values, args.y.scales),
+                 cuda::transposed_codes<Gradient>(args.t.values, args.t.scales), tile_by_tile(args),
+                 args.groups, rows, inner);
     if (!partial.empty())
       cuda::launch(args.name, ctx.stream, {.grid = {1, cuda::grid_of(args.groups.tiles(rows))}, .block = 128},
                    cuda::detail::sum_of_tiles_kernel<accumulator<P>>, view<const accumulator<P>, 2>(partial),

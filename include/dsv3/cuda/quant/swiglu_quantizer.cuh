@@ -32,11 +32,15 @@ struct activated_rows {
       to[i] = {gate[i], up[i], row + i < end && !row_gates.empty() ? row_gates(row + i) : acc(1)};
   }
   __device__ __forceinline__ void floats(const numbers& from, float (&to)[lane_numbers]) const {
+    acc y[lane_numbers];
 #pragma unroll
     for (int j = 0; j < lane_numbers; ++j) {
       const acc g = acc(from.gate[j]);
-      to[j] = static_cast<float>(activation<P>(from.w * g * sigmoid(g) * acc(from.up[j])));
+      y[j] = from.w * g * sigmoid(g) * acc(from.up[j]);
     }
+    const auto stored = rounded<activation<P>>(y);
+#pragma unroll
+    for (int j = 0; j < lane_numbers; ++j) to[j] = static_cast<float>(stored[j]);
   }
 };
 
