@@ -200,6 +200,17 @@ TEST_CASE("what is found is said in a sentence") {
         "2 ranks");
   CHECK(refusal([](schedule& x) { list(x, 1).push_back(list(x, 1)[1]); }) ==
         "1f1b: rank 1, entry 12, forward of micro-batch 0 in chunk 0: a second time");
+  schedule three = one_f_one_b(3, 2);
+  list(three, 0)[find(three, 0, "sending the activation of micro-batch 1 in chunk 0 to rank 1")].peer = 2;
+  CHECK(
+      verify(three).message() ==
+      "1f1b: rank 0, entry 3, sending the activation of micro-batch 1 in chunk 0 to rank 2: expected rank 1");
+  three = one_f_one_b(3, 2);
+  list(three, 2).push_back({.what = act::send, .of = {0, 0}, .peer = 1});
+  CHECK(verify(three).message() ==
+        "1f1b: rank 2, entry 8, sending the activation of micro-batch 0 in chunk 0 to rank 1: its route ends "
+        "here");
+
   const schedule halves = zb1p(2, 3);
   s = halves;
   list(s, 1).pop_back();
