@@ -111,66 +111,41 @@ struct expert_dispatch {
     op::permute<P>::dispatch_gates(ctx, {.gates = gates, .plan = plan, .row_gates = row_gates});
   }
 
-  /// Tokens under way to the experts of all ranks: where they arrive, in scratch of the caller's frame.
-  struct tokens_sent {
-    view<const activation<P>, 2> rows;                 // [ranks * tokens, width]
+  /// Rows under way to the experts of all ranks, and where they arrive, in scratch of the caller's frame.
+  /// Between sending and placing there is time for what needs no other rank.
+  struct rows_sent {
+    view<const activation<P>, 2> wide = {};            // [ranks * tokens, width]
     scaled_view<const fp8_e4m3, row_tile> codes = {};  // the same in 8 bits,
     bool narrow = false;                               // where that is how they travel
+    pending_exchange pending = {};
   };
+  /// x [tokens, width], and a gradient of that shape.
   template <execution_context Ctx>
-  tokens_sent send(Ctx& ctx, view<const activation<P>, 2> x, const rank_plan& to,
-                   const fp8_recipe& recipe) const {
-    if (ranks == 1) return {.rows = x};
-    if constexpr (tilewise<P>)
-      if (options.format == exchanged_format::narrow || recipe.inputs != scale_group::tile)
-        return {.rows = {},
-                .codes = send_codes<fp8_e4m3>(ctx, x, to, recipe.exchanged_scales, recipe.inputs),
-                .narrow = true};
-    return {.rows = send_rows(ctx, x, to)};
+  rows_sent send(Ctx& ctx, view<const activation<P>, 2> x, const rank_plan& to,
+                 const fp8_recipe& recipe) const {
+    return send_as<fp8_e4m3>(ctx, x, to, recipe.exchanged_scales, recipe.inputs);
+  }
+  template <execution_context Ctx>
+  rows_sent send_gradient(Ctx& ctx, view<const activation<P>, 2> dy, const rank_plan& to,
+                          const fp8_recipe& recipe) const {
+    rows_sent sent;
+    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
+      sent = send_as<Gradient>(ctx, dy, to, recipe.exchanged_scales, recipe.gradients);
+    });
+    return sent;
   }
   /// Into the experts' rows, as products read them: [row capacity, width].
   template <execution_context Ctx>
-  void place(Ctx& ctx, const tokens_sent& x, const permutation_view& plan, const operand_rows<P>& rows,
+  void place(Ctx& ctx, rows_sent x, const permutation_view& plan, const operand_rows<P>& rows,
              const fp8_recipe& recipe) const {
-    if constexpr (tilewise<P>) {
-      if (x.narrow)
-        op::dispatch_quantizer<P>::place(ctx, {.x = x.codes, .plan = plan, .rows = rows});
-      else
-        op::dispatch_quantizer<P>::forward(ctx, {.x = x.rows,
-                                                 .plan = plan,
-                                                 .rows = rows,
-                                                 .scales = recipe.exchanged_scales,
-                                                 .group = recipe.inputs});
-    } else {
-      op::permute<P>::dispatch(ctx, {.x = x.rows, .plan = plan, .rows = rows});
-    }
+    place_as<fp8_e4m3>(ctx, x, plan, rows, recipe.exchanged_scales, recipe.inputs);
   }
-
-  /// Gradients take the same way: dy [tokens, width] → rows [row capacity, width], as products read them.
   template <execution_context Ctx>
-  void dispatch_gradient(Ctx& ctx, view<const activation<P>, 2> dy, const rank_plan& to,
-                         const permutation_view& plan, const operand_rows<P>& rows,
-                         const fp8_recipe& recipe) const {
-    const scratch_frame frame{ctx.scratch};
-    if constexpr (tilewise<P>)
-      with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-        using quantizer = op::dispatch_quantizer<P, Gradient>;
-        const auto to_rows = as_codes<Gradient>(rows);
-        if (ranks > 1 &&
-            (options.format == exchanged_format::narrow || recipe.gradients != scale_group::tile))
-          return quantizer::place(
-              ctx, {.x = send_codes<Gradient>(ctx, dy, to, recipe.exchanged_scales, recipe.gradients),
-                    .plan = plan,
-                    .rows = to_rows});
-        quantizer::forward(ctx, {.x = ranks > 1 ? send_rows(ctx, dy, to) : dy,
-                                 .plan = plan,
-                                 .rows = to_rows,
-                                 .scales = recipe.exchanged_scales,
-                                 .group = recipe.gradients});
-      });
-    else
-      op::permute<P>::dispatch(ctx,
-                               {.x = ranks > 1 ? send_rows(ctx, dy, to) : dy, .plan = plan, .rows = rows});
+  void place_gradient(Ctx& ctx, rows_sent dy, const permutation_view& plan, const operand_rows<P>& rows,
+                      const fp8_recipe& recipe) const {
+    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
+      place_as<Gradient>(ctx, dy, plan, rows, recipe.exchanged_scales, recipe.gradients);
+    });
   }
 
   /// rows [row capacity, width], added to `add` [tokens, width] when it is not empty → y [tokens, width].
@@ -235,8 +210,8 @@ struct expert_dispatch {
 
   // The first `out` rows of every segment to its rank, the first `in` rows of every segment from it.
   template <class Ctx>
-  void trade(Ctx& ctx, std::initializer_list<parcel> parcels, view<const std::int32_t, 1> out = {},
-             view<const std::int32_t, 1> in = {}) const {
+  pending_exchange begin(Ctx& ctx, std::initializer_list<parcel> parcels,
+                         view<const std::int32_t, 1> out = {}, view<const std::int32_t, 1> in = {}) const {
     if constexpr (computes<Ctx>) {
       if (among.size() != ranks)
         raise("expert_dispatch: the experts are shared by " + std::to_string(ranks) +
@@ -252,34 +227,58 @@ struct expert_dispatch {
           if (bytes(out) > 0) sent.push_back({rank, static_cast<const std::byte*>(p.from) + at, bytes(out)});
           if (bytes(in) > 0) received.push_back({rank, static_cast<std::byte*>(p.to) + at, bytes(in)});
         }
-      among.exchange(ctx, sent, received);
+      return among.begin_exchange(ctx, sent, received);
+    } else {
+      return {};
     }
   }
-
   template <class Ctx>
-  view<activation<P>, 2> send_rows(Ctx& ctx, view<const activation<P>, 2> x, const rank_plan& to) const {
-    const auto arriving = room_for<activation<P>>(ctx, to, x.extent(1));
-    const auto leaving = room_for<activation<P>>(ctx, to, x.extent(1));
+  void trade(Ctx& ctx, std::initializer_list<parcel> parcels, view<const std::int32_t, 1> out = {},
+             view<const std::int32_t, 1> in = {}) const {
+    begin(ctx, parcels, out, in).finish(ctx);
+  }
+
+  // Codes are of Element, where rows travel in 8 bits: where the recipe lets tokens of one rank share a
+  // scale, only that rank can find it.
+  template <class Element, class Ctx>
+  rows_sent send_as(Ctx& ctx, view<const activation<P>, 2> x, const rank_plan& to, scale_kind scales,
+                    scale_group group) const {
+    if (ranks == 1) return {.wide = x};
+    const auto out = live<Ctx>(to.sent.counts), in = live<Ctx>(to.received);
+    const auto rows = [&]<class T>(T, index_t width) { return room_for<T>(ctx, to, width); };
+    const index_t width = x.extent(1);
+    if constexpr (tilewise<P>)
+      if (options.format == exchanged_format::narrow || group != scale_group::tile) {
+        const auto arriving = rows(fp8_e4m3{}, width), leaving = rows(fp8_e4m3{}, width);
+        const auto arriving_scales = rows(0.0f, ceil_div(width, 128)),
+                   leaving_scales = rows(0.0f, ceil_div(width, 128));
+        const scaled_view<fp8_e4m3, row_tile> codes{leaving, any_stride(leaving_scales)};
+        op::dispatch_quantizer<P, Element>::forward(
+            ctx,
+            {.x = x, .plan = to.sent, .rows = as_codes<Element>(codes), .scales = scales, .group = group});
+        return {.codes = {arriving, any_stride(arriving_scales)},
+                .narrow = true,
+                .pending = begin(ctx, {rows_of(leaving, arriving), rows_of(leaving_scales, arriving_scales)},
+                                 out, in)};
+      }
+    const auto arriving = rows(activation<P>{}, width), leaving = rows(activation<P>{}, width);
     op::permute<P>::dispatch(ctx, {.x = x, .plan = to.sent, .rows = leaving});
-    trade(ctx, {rows_of(leaving, arriving)}, live<Ctx>(to.sent.counts), live<Ctx>(to.received));
-    return arriving;
+    return {.wide = arriving, .pending = begin(ctx, {rows_of(leaving, arriving)}, out, in)};
   }
   template <class Element, class Ctx>
-  scaled_view<Element, row_tile> send_codes(Ctx& ctx, view<const activation<P>, 2> x, const rank_plan& to,
-                                            scale_kind scales, scale_group group) const {
-    const index_t tiles = ceil_div(x.extent(1), 128);
-    const auto arriving = room_for<Element>(ctx, to, x.extent(1));
-    const auto leaving = room_for<Element>(ctx, to, x.extent(1));
-    const auto arriving_scales = room_for<float>(ctx, to, tiles),
-               leaving_scales = room_for<float>(ctx, to, tiles);
-    op::dispatch_quantizer<P, Element>::forward(ctx, {.x = x,
-                                                      .plan = to.sent,
-                                                      .rows = {leaving, any_stride(leaving_scales)},
-                                                      .scales = scales,
-                                                      .group = group});
-    trade(ctx, {rows_of(leaving, arriving), rows_of(leaving_scales, arriving_scales)},
-          live<Ctx>(to.sent.counts), live<Ctx>(to.received));
-    return {arriving, any_stride(arriving_scales)};
+  void place_as(Ctx& ctx, rows_sent& x, const permutation_view& plan, const operand_rows<P>& rows,
+                scale_kind scales, scale_group group) const {
+    x.pending.finish(ctx);
+    if constexpr (tilewise<P>) {
+      using quantizer = op::dispatch_quantizer<P, Element>;
+      const auto to = as_codes<Element>(rows);
+      if (x.narrow)
+        quantizer::place(ctx, {.x = as_codes<Element>(x.codes), .plan = plan, .rows = to});
+      else
+        quantizer::forward(ctx, {.x = x.wide, .plan = plan, .rows = to, .scales = scales, .group = group});
+    } else {
+      op::permute<P>::dispatch(ctx, {.x = x.wide, .plan = plan, .rows = rows});
+    }
   }
   // Scales that travel lie row by row.
   static view<float, 2, strided> any_stride(const view<float, 2>& scales) {

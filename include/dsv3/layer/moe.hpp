@@ -216,12 +216,12 @@ struct moe {
     experts.plan(ctx, s.ids, s.gates, s.ranks, s.plan, s.row_gates);  // 3
     {
       const scratch_frame under_way{ctx.scratch};
-      const auto sent = experts.send(ctx, args.x, s.ranks, config.recipe);  // 4
+      auto sent = experts.send(ctx, args.x, s.ranks, config.recipe);  // 4
       if (has_shared()) {
         mlp_saved<P> shared = s.shared;
         shared_expert().forward(ctx, {.x = args.x, .weights = w.shared, .y = args.y, .saved = &shared});  // 5
       }
-      experts.place(ctx, sent, s.plan, s.x_rows, config.recipe);  // 4
+      experts.place(ctx, std::move(sent), s.plan, s.x_rows, config.recipe);  // 4
     }
     const auto gate_up = s.gate_up.buffer(ctx);
     product().forward(ctx, s.x_rows, w.w_gate_up, groups(s), gate_up);  // 6
@@ -245,11 +245,21 @@ struct moe {
     const auto dgates = ctx.scratch.template tensor<accumulator<P>>(tokens, config.router.top_k);
     const auto d_gate_up = d.d_gate_up.rows(ctx);
     {
+      const scratch_frame under_way{ctx.scratch};
+      auto sent = experts.send_gradient(ctx, args.dy, s.ranks, config.recipe);  // 9'
+      if (has_shared())
+        shared_expert().backward_data(ctx, {.dy = args.dy,
+                                            .weights = w.shared,
+                                            .saved = s.shared,
+                                            .dx = args.dx,
+                                            .deltas = d.shared});                      // 5'
+      experts.place_gradient(ctx, std::move(sent), s.plan, d.dy_rows, config.recipe);  // 9'
+    }
+    {
       const scratch_frame inner{ctx.scratch};
       const auto da = ctx.scratch.template tensor<activation<P>>(rows, config.inner);
       const auto d_row_gates = ctx.scratch.template tensor<accumulator<P>>(rows);
-      experts.dispatch_gradient(ctx, args.dy, s.ranks, s.plan, d.dy_rows, config.recipe);  // 9'
-      product().backward_data(ctx, d.dy_rows, w.w_down, groups(s), da);                    // 8'
+      product().backward_data(ctx, d.dy_rows, w.w_down, groups(s), da);  // 8'
       swiglu_backward<P>(ctx, config.recipe,
                          {.dy = da,
                           .row_gates = s.row_gates,
@@ -259,10 +269,6 @@ struct moe {
                          s.gate_up, d_gate_up, d.d_gate_up);                    // 7'
       experts.combine_gates(ctx, d_row_gates, s.ids, s.ranks, s.plan, dgates);  // 3'
     }
-    if (has_shared())
-      shared_expert().backward_data(
-          ctx,
-          {.dy = args.dy, .weights = w.shared, .saved = s.shared, .dx = args.dx, .deltas = d.shared});  // 5'
     {
       const scratch_frame inner{ctx.scratch};
       const auto dx_rows = ctx.scratch.template tensor<activation<P>>(rows, config.hidden());
