@@ -41,6 +41,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   return support::run_program(app, argc, argv, [&] {
     asked.on_gpu = support::chooses_gpu(device);
+    if (asked.on_gpu)
+      asked.tell_paths = [](const dsv3::path_list& paths) { support::print_paths(stderr, paths); };
     if (backward) asked.wanted = forward::gradients::all;
     if (precision == dsv3::fp32::name)
       forward::run<dsv3::fp32>(asked);

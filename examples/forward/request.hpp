@@ -2,8 +2,10 @@
 // What dsv3-forward is asked for.
 #pragma once
 
+#include <dsv3/exec/paths.hpp>
 #include <dsv3/number/precision.hpp>
 
+#include <functional>
 #include <string>
 
 namespace forward {
@@ -18,6 +20,7 @@ struct request {
   double mtp_weight = 0;  // what the mean of the MTP losses counts in the gradient
   bool on_gpu = false;
   int threads = 1;
+  std::function<void(const dsv3::path_list&)> tell_paths = {};  // before it computes, unless empty
 };
 
 /// Runs the model over the ids and writes logits, losses, hidden states and gradients, all as F32.

@@ -4,8 +4,6 @@
 
 #include "request.hpp"
 
-#include <support/gpu.hpp>
-
 #include <dsv3/exec/pooled_memory.hpp>
 #include <dsv3/io/safetensors.hpp>
 #include <dsv3/model/checkpoint.hpp>
@@ -159,7 +157,7 @@ void run_at(const request& asked) {
   };
   path_list paths;
   ctx.scratch = scratch_arena{memory, measure(ctx, work, &paths)};
-  if (asked.on_gpu) support::print_paths(stderr, paths);
+  if (asked.tell_paths) asked.tell_paths(paths);
   work(ctx);
   synchronize(ctx);
   saved = place.fetched(ctx, std::move(saved));
