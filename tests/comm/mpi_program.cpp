@@ -54,18 +54,19 @@ int main(int argc, char** argv) {
   journal = world.journal();
   std::signal(SIGTERM, report);
   const dsv3::status answer = dsv3::attempt([&] {
-    if (what == "cases")
-      cases::every_verb(world);
-    else if (what == "exchanges")
-      cases::random_exchanges(world, 1000, 5);
-    else
-      disturb(world, what);
+    ranks.run([&](const any_communicator& comm) {
+      if (what == "cases")
+        cases::every_verb(comm);
+      else if (what == "exchanges")
+        cases::random_exchanges(comm, 1000, 5);
+      else
+        disturb(comm, what);
+    });
   });
   if (!answer.good()) {
     std::fprintf(stderr, "rank %d ends: %s\n%s", world.rank(), answer.message().c_str(),
                  world.journal()->report(3).c_str());
-    world.engine()->abort(answer.message());
-    std::_Exit(3);
+    return 3;
   }
   if (world.rank() == 0) std::printf("%s: %d ranks agree\n", what.c_str(), world.size());
 }

@@ -76,12 +76,14 @@ struct mpi_job {
   // Whether another rank has told.
   void listen() {
     int told = 0;
+    MPI_Message message;
     MPI_Status found;
-    if (MPI_Iprobe(MPI_ANY_SOURCE, stop_tag, comm, &told, &found) != MPI_SUCCESS || told == 0) return;
+    if (MPI_Improbe(MPI_ANY_SOURCE, stop_tag, comm, &told, &message, &found) != MPI_SUCCESS || told == 0)
+      return;
     int length = 0;
     MPI_Get_count(&found, MPI_CHAR, &length);
     std::string why(static_cast<std::size_t>(length), ' ');
-    MPI_Recv(why.data(), length, MPI_CHAR, found.MPI_SOURCE, stop_tag, comm, MPI_STATUS_IGNORE);
+    MPI_Mrecv(why.data(), length, MPI_CHAR, &message, MPI_STATUS_IGNORE);
     stop("rank " + std::to_string(found.MPI_SOURCE) + " stopped all: " + why);
   }
 };
@@ -450,8 +452,8 @@ class mpi_rank final : public comm_engine {
 
 /// The process's place among those that MPI has started. One object, for as long as ranks talk.
 ///
-///     mpi_ranks ranks;
-///     train(ranks.world());
+///     const mpi_ranks ranks;
+///     ranks.run([&](const any_communicator& comm) { ... comm.all_reduce(ctx, data, reduction::sum); });
 ///
 /// Sums are taken in rank order, as those of threads. Whoever waits longer than the limit raises a sentence
 /// with rank, verb and peer and tells the others, who raise it too. A process that has raised must end with
@@ -488,6 +490,24 @@ class mpi_ranks {
   }
 
   const any_communicator& world() const { return world_; }
+
+  /// Runs work(communicator of this rank). What it throws is told to the other ranks, and thrown here.
+  template <class Work>
+  void run(Work&& work) const {
+#if defined(DSV3_NO_EXCEPTIONS)
+    work(world_);
+#else
+    try {
+      work(world_);
+    } catch (const std::exception& failure) {
+      world_.engine()->abort(failure.what());
+      throw;
+    } catch (...) {
+      world_.engine()->abort("no reason was given");
+      throw;
+    }
+#endif
+  }
 
  private:
   std::shared_ptr<detail::mpi_job> job_;
