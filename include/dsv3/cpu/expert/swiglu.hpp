@@ -2,11 +2,13 @@
 // SwiGLU on the CPU: live rows, a few at a time, shared among threads.
 #pragma once
 
+#include <dsv3/cpu/host/gate_avx512.hpp>
 #include <dsv3/cpu/host/math.hpp>
 #include <dsv3/cpu/host/parallel.hpp>
 #include <dsv3/op/expert/swiglu.hpp>
 
 #include <algorithm>
+#include <type_traits>
 
 namespace dsv3::inline DSV3_ABI {
 
@@ -27,11 +29,19 @@ struct implementation<op::swiglu<P>, backend::cpu> {
   /// `count` columns of a row's y.
   static void activate(const activation<P>* gate, const activation<P>* up, acc w, index_t count,
                        activation<P>* y) {
-    DSV3_SIMD
-    for (index_t i = 0; i < count; ++i) {
-      const acc g = acc(gate[i]);
-      y[i] = activation<P>(w * g * cpu::sigmoid(g) * acc(up[i]));
-    }
+    const auto each = [&](index_t first, index_t last) {
+      DSV3_SIMD
+      for (index_t i = first; i < last; ++i) {
+        const acc g = acc(gate[i]);
+        y[i] = activation<P>(w * g * cpu::sigmoid(g) * acc(up[i]));
+      }
+    };
+    index_t done = 0;
+#if DSV3_AVX512
+    if constexpr (std::is_same_v<activation<P>, bf16> && std::is_same_v<acc, float>)
+      done = cpu::avx512::gate(gate, up, w, y, count, [&](index_t i) { each(i, i + 32); });
+#endif
+    each(done, count);
   }
 
   // Both halves of a column are read before either is written, so d_gate_up may be gate_up.
