@@ -56,6 +56,16 @@ if(DSV3_TESTS)
     endif()
   endforeach()
 
+  # Every stop of the tour once more as CUDA: the source says nothing of the device.
+  file(GLOB stops CONFIGURE_DEPENDS examples/[0-9][0-9]_*.cpp)
+  foreach(source IN LISTS stops)
+    cmake_path(GET source STEM stop)
+    set(unit ${PROJECT_BINARY_DIR}/gpu/cuda.examples.${stop}.cu)
+    file(CONFIGURE OUTPUT ${unit} CONTENT "#define DSV3_TOUR_ON_GPU\n#include \"${source}\"\n" @ONLY)
+    dsv3_gpu_test(cuda.examples.${stop} ${unit})
+    target_include_directories(cuda.examples.${stop} PRIVATE examples)
+  endforeach()
+
   set(without_body "")
   foreach(source IN LISTS test_sources)
     dsv3_dotted(name ${source} tests _test.cpp)

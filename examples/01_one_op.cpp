@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Tour, stop 1: one operation on pointers of one's own. No model, no allocation by the library, no globals.
-#include <dsv3/cpu/norm/rms_norm.hpp>
+#include <support/tour.hpp>
 
 #include <cmath>
 #include <cstdio>
-#include <vector>
 
 // A context says where and with how many threads; the record names every argument. Pointers become views by
 // their types: a float* where the record wants bf16 does not compile.
-void normalise(const float* x, const float* gain, float* y, int tokens, int hidden) {
-  dsv3::cpu_context<> ctx{.threads = 2};
+template <class Ctx>
+void normalise(Ctx& ctx, const float* x, const float* gain, float* y, int tokens, int hidden) {
   dsv3::op::rms_norm<dsv3::fp32>::forward(ctx, {.x = dsv3::view{x, tokens, hidden},
                                                 .gain = dsv3::view{gain, hidden},
                                                 .y = dsv3::view{y, tokens, hidden}});
@@ -17,9 +16,13 @@ void normalise(const float* x, const float* gain, float* y, int tokens, int hidd
 
 int main() {
   constexpr int tokens = 3, hidden = 4;
-  const std::vector<float> x{1, 2, 3, 4, -1, -1, -1, -1, 0, 0, 10, 0}, gain(hidden, 1.0f);
-  std::vector<float> y(x.size());
-  normalise(x.data(), gain.data(), y.data(), tokens, hidden);
+  tour::place here;
+  const auto x = here.array<float>({1, 2, 3, 4, -1, -1, -1, -1, 0, 0, 10, 0}),
+             gain = here.array(hidden, 1.0f);
+  auto y = here.array<float>(tokens * hidden);
+  auto ctx = here.context();
+  normalise(ctx, x.data(), gain.data(), y.data(), tokens, hidden);
+  synchronize(ctx);  // an operation returns when the backend knows what to do
 
   bool good = true;
   for (int t = 0; t < tokens; ++t) {
@@ -33,7 +36,6 @@ int main() {
   }
 
   // What cannot be seen by the compiler is checked before anything runs, and said in one sentence.
-  dsv3::cpu_context<> ctx;
   try {
     dsv3::op::rms_norm<dsv3::fp32>::forward(ctx, {.x = dsv3::view{x.data(), tokens, hidden},
                                                   .gain = dsv3::view{gain.data(), hidden - 1},

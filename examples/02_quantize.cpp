@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Tour, stop 2: 8-bit numbers on buffers of one's own. Two matrices of floats are quantised in tiles and
 // multiplied, in floats and in the few bits of a matrix unit.
-#include <dsv3/cpu/linear/scaled_gemm.hpp>
-#include <dsv3/cpu/quant/tile_quantizer.hpp>
-#include <dsv3/exec/measure.hpp>
-#include <dsv3/exec/random.hpp>
+#include <support/tour.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -16,12 +13,12 @@ using namespace dsv3;
 // Codes and scales belong to the caller, who says how they lie: one scale for 1 x 128 or 128 x 128 values.
 template <class Tile>
 struct quantized {
-  std::vector<fp8_e4m3> codes;
-  std::vector<float> scales;
+  shared_array<fp8_e4m3> codes;
+  shared_array<float> scales;
   index_t rows, columns;
 
-  quantized(index_t rows_, index_t columns_)
-      : codes(static_cast<std::size_t>(rows_ * columns_)), rows(rows_), columns(columns_) {
+  quantized(tour::place& here, index_t rows_, index_t columns_)
+      : codes(here.array<fp8_e4m3>(rows_ * columns_)), scales(here.memory), rows(rows_), columns(columns_) {
     const shape tiles = scaled_view<fp8_e4m3, Tile>::scale_shape({rows, columns});
     scales.resize(static_cast<std::size_t>(tiles[0] * tiles[1]));
   }
@@ -37,24 +34,23 @@ struct unrounded : fp8_tilewise {
   using activation = float;
 };
 
-// Scratch is the caller's too: measure() says how much, with the very call that follows.
-template <class Work>
-void run(Work&& work) {
-  host_memory memory;
-  cpu_context<> ctx{.threads = 2};
-  ctx.scratch = scratch_arena{memory, measure(ctx, work)};
-  work(ctx);
-}
-
 int main() {
   constexpr index_t tokens = 48, in = 4096, out = 64;
   const random_stream random(1, 2);
-  std::vector<float> x(tokens * in), w(out * in);
+  tour::place here;
+  auto x = here.array<float>(tokens * in), w = here.array<float>(out * in);
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(random.normal(i));
   for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(0.02 * random.normal(x.size() + i));
 
-  quantized<row_tile> x8(tokens, in);
-  quantized<block_tile> w8(out, in);
+  // Scratch is the caller's too: measure() says how much, with the very call that follows.
+  const auto run = [&](auto&& work) {
+    auto ctx = here.context();
+    ctx.scratch = scratch_arena{here.memory, measure(ctx, work)};
+    work(ctx);
+    synchronize(ctx);
+  };
+  quantized<row_tile> x8(here, tokens, in);
+  quantized<block_tile> w8(here, out, in);
   run([&](auto& ctx) {
     op::tile_quantizer<float, fp8_e4m3, row_tile>::forward(
         ctx, {.x = view<const float, 2>{x.data(), tokens, in}, .y = x8.view_of()});
@@ -64,7 +60,7 @@ int main() {
 
   // y = x · wᵀ of what the codes stand for; and of the floats, in double.
   const auto multiply = [&](scaled_product_options product) {
-    std::vector<float> y(tokens * out);
+    auto y = here.array<float>(tokens * out);
     run([&](auto& ctx) {
       op::scaled_gemm<unrounded>::forward(
           ctx, {.x = x8.view_of(), .w = w8.view_of(), .y = view{y.data(), tokens, out}, .product = product});

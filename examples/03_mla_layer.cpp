@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Tour, stop 3: a multi-head latent attention layer, forward and backward, and its gradient against
 // differences.
-#include <dsv3/cpu.hpp>
+#include <support/tour.hpp>
 
 #include <cmath>
 #include <cstdio>
@@ -22,11 +22,13 @@ int main() {
                           .q_rank = 12,
                           .rope = {}}};
   const index_t tokens = 8, hidden = attention.config.hidden;
-  const std::int32_t offsets[] = {0, 5, 8}, positions[] = {0, 1, 2, 3, 4, 0, 1, 2};
-  const packed_sequences sequence{view{offsets, 3}, view{positions, tokens}, 5};
+  tour::place here;
+  const auto offsets = here.array<std::int32_t>({0, 5, 8}),
+             positions = here.array<std::int32_t>({0, 1, 2, 3, 4, 0, 1, 2});
+  const packed_sequences sequence{view{offsets.data(), 3}, view{positions.data(), tokens}, 5};
 
   // State is a bundle: a plain struct of views. `owned` gives a bundle its memory.
-  host_memory memory;
+  auto& memory = here.memory;
   owned<mla_storage<P>> weights{memory, attention.config};
   owned<mla_gradients<P>> gradients{memory, attention.config};
   owned<mla_saved<P>> saved{memory, mla_activation_config{attention.config, tokens}};
@@ -51,7 +53,7 @@ int main() {
                              .dx = dx,
                              .gradients = gradients});
   };
-  cpu_context<> ctx{.threads = 2};
+  auto ctx = here.context();
   const std::size_t bytes = measure(ctx, [&](auto& probe) { forward(probe), backward(probe); });
   ctx.scratch = scratch_arena{memory, bytes};
   std::printf("scratch: %zu bytes\n", bytes);
@@ -73,10 +75,12 @@ int main() {
 
   forward(ctx);
   backward(ctx);
+  synchronize(ctx);
 
   // The slope of L = sum(dy * y) along one number, by differences and by backward.
   const auto loss = [&] {
     forward(ctx);
+    synchronize(ctx);
     double sum = 0;
     for (index_t i = 0; i < y.size(); ++i) sum += dy.flat()(i) * y.flat()(i);
     return sum;

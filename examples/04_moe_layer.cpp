@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Tour, stop 4: a mixture of experts, and how a bias balances it without touching the loss.
-#include <dsv3/cpu.hpp>
+#include <support/tour.hpp>
 
 #include <algorithm>
 #include <cstdio>
-#include <vector>
 
 using namespace dsv3;
 using P = fp32;
@@ -17,21 +16,21 @@ int main() {
        .inner = 24,
        .shared_experts = 1}};
   const index_t tokens = 256, hidden = experts.config.hidden(), count = experts.config.experts();
-  std::vector<std::int32_t> positions(static_cast<std::size_t>(tokens));
+  tour::place here;
+  auto positions = here.array<std::int32_t>(tokens);
   for (index_t t = 0; t < tokens; ++t) positions[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t);
-  const std::int32_t offsets[] = {0, static_cast<std::int32_t>(tokens)};
-  const packed_sequences sequence{view{offsets, 2}, view<const std::int32_t, 1>{positions.data(), tokens},
-                                  tokens};
+  const auto offsets = here.array<std::int32_t>({0, static_cast<std::int32_t>(tokens)});
+  const packed_sequences sequence{view{offsets.data(), 2},
+                                  view<const std::int32_t, 1>{positions.data(), tokens}, tokens};
 
-  host_memory memory;
-  owned<moe_storage<P>> weights{memory, experts.config};
-  std::vector<float> x_data(static_cast<std::size_t>(tokens * hidden)), y_data(x_data.size()),
-      bias_data(16, 0.0f);
-  std::vector<std::int64_t> load_data(16, 0);
+  owned<moe_storage<P>> weights{here.memory, experts.config};
+  auto x_data = here.array<float>(tokens * hidden), y_data = here.array<float>(tokens * hidden),
+       bias_data = here.array<float>(count);
+  auto load_data = here.array<std::int64_t>(count);
   const view x{x_data.data(), tokens, hidden}, y{y_data.data(), tokens, hidden};
   const view bias{bias_data.data(), count};
   const view load{load_data.data(), count};
-  double balance_loss = 0;
+  auto balance_loss = here.array<double>(1);
 
   const auto forward = [&](auto& ctx) {
     experts.forward(ctx, {.x = x,
@@ -40,11 +39,11 @@ int main() {
                           .sequence = sequence,
                           .balance = {.coefficient = 1e-4},
                           .y = y,
-                          .balance_loss = view{&balance_loss, 1},
+                          .balance_loss = view{balance_loss.data(), 1},
                           .load = load});  // no saved state is asked for: nothing is kept
   };
-  cpu_context<> ctx{.threads = 2};
-  ctx.scratch = scratch_arena{memory, measure(ctx, forward)};
+  auto ctx = here.context();
+  ctx.scratch = scratch_arena{here.memory, measure(ctx, forward)};
 
   for_each_field(
       [&](const std::string& name, const shape&, auto& field) {
@@ -60,8 +59,9 @@ int main() {
   double first = 0, last = 0;
   for (int step = 0; step <= 200; ++step) {
     op::fill<std::int64_t>::constant(ctx, {.y = load, .value = 0});
-    balance_loss = 0;
+    balance_loss[0] = 0;
     forward(ctx);
+    synchronize(ctx);
     const auto largest = *std::max_element(load_data.begin(), load_data.end());
     last = static_cast<double>(largest) * static_cast<double>(count) / static_cast<double>(tokens * 4) - 1;
     if (step == 0) first = last;

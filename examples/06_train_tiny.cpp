@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Tour, stop 6: the whole model learns a text, in one loop one can read. dsv3-train is this loop with care
 // for files.
-#include <dsv3/cpu.hpp>
+#include <support/tour.hpp>
+
 #include <dsv3/train/data.hpp>
 #include <dsv3/train/schedule.hpp>
 #include <dsv3/train/step.hpp>
@@ -40,9 +41,10 @@ int main() {
 
   // All state comes from one resource, in a few allocations; scratch is exactly what a step was measured to
   // take.
-  host_memory memory;
+  tour::place here;
+  auto& memory = here.memory;
   training_state<P, layout> state{memory, model, shape};
-  cpu_context<> ctx{.threads = 2};
+  auto ctx = here.context();
   ctx.scratch = scratch_arena{memory, scratch_bytes(ctx, model, state)};
   initialize_state(ctx, state, /*seed=*/1);
   std::size_t bytes = ctx.scratch.capacity();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Tour, stop 7: a checkpoint answers prompts. Three requests share two places and one cache; the MTP module
 // drafts, and the text is the same as without it.
-#include <dsv3/cpu.hpp>
+#include <support/tour.hpp>
+
 #include <dsv3/infer/generate.hpp>
 #include <dsv3/model/checkpoint.hpp>
 
@@ -23,13 +24,14 @@ struct answer {
 answer run(const std::string& folder, const std::vector<tokens>& prompts, index_t draft_length) {
   checkpoint_reader reader{folder};
   const model_config& config = reader.config();
-  host_memory memory;
+  tour::place here;
+  auto& memory = here.memory;
   owned<model_weights<P>> weights{memory, config};
   owned<routing_state<P>> routing{memory, config};
   reader.read(weights, routing.bias, layout::rope);
 
   // [generate]
-  cpu_context<> ctx{.threads = 2};
+  auto ctx = here.context();
   decoding_state<P, layout> state{
       memory, {.model = config, .sequences = 2, .longest = 48, .drafts = draft_length > 0}};
   speculative_decoder<P, layout> decoder{
