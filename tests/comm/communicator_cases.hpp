@@ -10,6 +10,7 @@
 #include <cstring>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace cases {
@@ -302,7 +303,34 @@ void repeats(const Comm& comm, index_t count) {
   expect(same_bits(of_root, first), true, "bits of another rank's sum");
 }
 
-/// Everything above; the large arrays have more than a MiB.
+/// A thread of each rank passes messages round the circle while the rank itself reduces.
+template <class Comm>
+void transfers_beside(const Comm& comm, int rounds) {
+  const int ranks = comm.size(), rank = comm.rank();
+  dsv3::status passed;
+  std::thread other([&] {
+    passed = dsv3::attempt([&] {
+      dsv3::cpu_context<> ctx;
+      for (int round = 0; round < rounds; ++round) {
+        const std::vector<std::byte> mine(3000, static_cast<std::byte>(rank + round));
+        std::vector<std::byte> theirs(mine.size());
+        const dsv3::outgoing_message out = to((rank + 1) % ranks, mine);
+        const dsv3::incoming_message in = from((rank + ranks - 1) % ranks, theirs);
+        comm.exchange(ctx, {&out, 1}, {&in, 1});
+        const auto expected = static_cast<std::byte>((rank + ranks - 1) % ranks + round);
+        expect(std::count(theirs.begin(), theirs.end(), expected), std::ptrdiff_t{3000}, "bytes passed on");
+      }
+    });
+  });
+  const dsv3::status reduced_well = dsv3::attempt([&] {
+    for (int round = 0; round < rounds; ++round) reductions<float>(comm, 50);
+  });
+  other.join();
+  dsv3::require(passed);
+  dsv3::require(reduced_well);
+}
+
+/// All verbs over all elements, of no element to more than a MiB; groups; and the same bits again.
 template <class Comm>
 void every_verb(const Comm& comm) {
   for (const index_t count : {0, 1, 3, 17, 1000, 4099}) {

@@ -55,9 +55,10 @@ int main(int argc, char** argv) {
   std::signal(SIGTERM, report);
   const dsv3::status answer = dsv3::attempt([&] {
     ranks.run([&](const any_communicator& comm) {
-      if (what == "cases")
+      if (what == "cases") {
         cases::every_verb(comm);
-      else if (what == "exchanges")
+        cases::transfers_beside(comm, 30);
+      } else if (what == "exchanges")
         cases::random_exchanges(comm, 1000, 5);
       else
         disturb(comm, what);

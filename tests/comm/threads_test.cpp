@@ -33,6 +33,11 @@ TEST_CASE("a thousand mixed exchanges") {
     thread_ranks{ranks}.run([](const any_communicator& comm) { cases::random_exchanges(comm, 1000, 7); });
 }
 
+TEST_CASE("messages travel beside collectives") {
+  for (const int ranks : {1, 2, 4})
+    thread_ranks{ranks}.run([](const any_communicator& comm) { cases::transfers_beside(comm, 50); });
+}
+
 TEST_CASE("a group works on while another does") {
   thread_ranks{4}.run([](const any_communicator& comm) {
     const any_communicator half = comm.split(comm.rank() / 2, 0);
