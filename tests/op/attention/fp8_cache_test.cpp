@@ -26,8 +26,9 @@ struct size_case {
   index_t rank, rope;
   bool aligned = false;  // all rows begin at multiples of 16 bytes
 };
-constexpr size_case sizes[] = {{1, 2},    {11, 5},   {128, 64},       {130, 6},
-                               {300, 32}, {512, 64}, {256, 64, true}, {144, 16, true}};
+constexpr size_case sizes[] = {{1, 2},          {11, 5},         {128, 64},       {130, 6},
+                               {300, 32},       {512, 64},       {256, 64, true}, {144, 16, true},
+                               {512, 64, true}, {640, 130, true}};
 
 /// Two sequences of 150 and 70 rows, all appended, in pages that lie backwards; the last queries of each.
 template <class P, class Row>

@@ -6,6 +6,7 @@
 #include <dsv3/cuda/attention/mla_decode/rows.cuh>
 #include <dsv3/cuda/device/mma.cuh>
 #include <dsv3/cuda/device/vector.cuh>
+#include <dsv3/cuda/quant/numbers.cuh>
 
 namespace dsv3::inline DSV3_ABI::cuda::detail {
 
@@ -56,10 +57,9 @@ __device__ __forceinline__ void stage_row(cache_row::fp8, const std::uint8_t* ro
           *reinterpret_cast<const float*>(row + cache_row::fp8::scales_at(rank) + e / 128 * 4);
 #pragma unroll
       for (int i = 0; i < 16; i += 2) {
-        const auto value = [&](int at) {
-          return float(fp8_e4m3::from_bits(static_cast<std::uint8_t>(codes[at / 4] >> 8 * (at % 4)))) * scale;
-        };
-        values[i / 8][i % 8 / 2] = pack_bf16(value(i), value(i + 1));
+        float value[2];
+        values_of_two<fp8_e4m3>(codes[i / 4] >> 8 * (i % 4), value[0], value[1]);
+        values[i / 8][i % 8 / 2] = pack_bf16(value[0] * scale, value[1] * scale);
       }
     }
     auto* const at = reinterpret_cast<std::uint32_t*>(to + e);
