@@ -17,19 +17,15 @@ namespace cuda::detail {
 /// Two planes of x as three blocks of y, `step` elements apart: the first plane where Second has no bit. All
 /// of `rows` by `columns`, multiples of 8, are written, with zeros beyond x.
 template <unsigned Second>
-__global__ void stack_planes_kernel(view<const float, 2> x, index_t rows, index_t columns, bf16* y,
-                                    index_t stride, index_t step) {
-  const index_t packs = rows * columns / 8, all = static_cast<index_t>(gridDim.x) * blockDim.x;
-  for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < packs; i += all) {
-    const index_t row = i * 8 / columns, column = i * 8 % columns;
+__global__ void stack_planes_kernel(view<const float, 2> x, bool packs, index_t rows, index_t columns,
+                                    bf16* y, index_t stride, index_t step) {
+  const index_t count = rows * columns / 8, all = static_cast<index_t>(gridDim.x) * blockDim.x;
+  const auto across = static_cast<unsigned>(columns / 8);
+  for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += all) {
+    const index_t row = i / across, column = (i - row * across) * 8;
     pack<bf16, 8> plane[2];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float value = row < x.extent(0) && column + j < x.extent(1) ? x(row, column + j) : 0.0f;
-      plane[0][j] = bf16(value);
-      const float taken = plane[0][j];
-      plane[1][j] = bf16(isfinite(taken) ? value - taken : 0.0f);  // what is infinite is so once
-    }
+    split(load_eight(x.data() + row * x.stride(0), column, row < x.extent(0) ? x.extent(1) : 0, packs),
+          plane);
 #pragma unroll
     for (int block = 0; block < 3; ++block)
       store_pack(y + row * stride + column + block * step, plane[Second >> block & 1]);
@@ -175,7 +171,8 @@ struct implementation<op::router<P>, backend::hopper> : implementation<op::route
   static void stack(Ctx& ctx, const view<const float, 2>& x, index_t rows, index_t columns, bf16* y,
                     index_t stride, index_t step) {
     cuda::launch(backward_data_args::name, ctx.stream, {.grid = cuda::grid_for(rows * columns, 8 * 256)},
-                 cuda::detail::stack_planes_kernel<Second>, x, rows, columns, y, stride, step);
+                 cuda::detail::stack_planes_kernel<Second>, x, cuda::takes_packs<4>(x.data(), x.stride(0)),
+                 rows, columns, y, stride, step);
   }
 };
 

@@ -41,26 +41,47 @@ struct split_tile {
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
+/// Eight neighbours of a row; zeros beyond its columns.
+__device__ __forceinline__ pack<float, 8> load_eight(const float* row, index_t column, index_t columns,
+                                                     bool packs) {
+  pack<float, 8> values;
+  if (packs && column + 8 <= columns) {
+    const auto first = load_pack<4>(row + column), second = load_pack<4>(row + column + 4);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) values[j] = first[j], values[j + 4] = second[j];
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) values[j] = column + j < columns ? row[column + j] : 0.0f;
+  }
+  return values;
+}
+/// Cuts numbers into planes, whose sum they are.
+template <int Planes>
+__device__ __forceinline__ void split(const pack<float, 8>& values, pack<bf16, 8> (&plane)[Planes]) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    float left = values[j];
+#pragma unroll
+    for (int p = 0; p < Planes; ++p) {
+      plane[p][j] = bf16(left);
+      const float taken = plane[p][j];
+      left = isfinite(taken) ? left - taken : 0.0f;  // what is infinite is so once
+    }
+  }
+}
+
 /// planes[p, row, column] so that their sum over p is x; zeros up to `padded` columns, a multiple of 8.
 template <int Planes, class T>
-__global__ void split_planes_kernel(const T* x, index_t stride, index_t rows, index_t columns, index_t padded,
-                                    bf16* planes) {
-  const index_t packs = rows * padded / 8, step = static_cast<index_t>(gridDim.x) * blockDim.x;
-  for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < packs; i += step) {
-    const index_t row = i * 8 / padded, column = i * 8 % padded;
+__global__ void split_planes_kernel(const T* x, index_t stride, bool packs, index_t rows, index_t columns,
+                                    index_t padded, bf16* planes) {
+  const index_t all = rows * padded / 8, step = static_cast<index_t>(gridDim.x) * blockDim.x;
+  const auto across = static_cast<unsigned>(padded / 8);
+  for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
+    const index_t row = i / across, column = (i - row * across) * 8;
     pack<bf16, 8> plane[Planes];
+    split(load_eight(x + row * stride, column, columns, packs), plane);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      float left = column + j < columns ? x[row * stride + column + j] : 0.0f;
-#pragma unroll
-      for (int p = 0; p < Planes; ++p) {
-        plane[p][j] = bf16(left);
-        const float taken = plane[p][j];
-        left = isfinite(taken) ? left - taken : 0.0f;  // what is infinite is so once
-      }
-    }
-#pragma unroll
-    for (int p = 0; p < Planes; ++p) store_pack(planes + (p * packs + i) * 8, plane[p]);
+    for (int p = 0; p < Planes; ++p) store_pack(planes + (p * all + i) * 8, plane[p]);
   }
 }
 
@@ -242,8 +263,8 @@ product_planes split_planes(const char* name, cudaStream_t stream, const view<co
                             bf16* memory) {
   const index_t padded = round_up(x.extent(1), 8);
   launch(name, stream, {.grid = grid_for(x.extent(0) * padded, 8 * 256)},
-         detail::split_planes_kernel<Planes, float>, x.data(), x.stride(0), x.extent(0), x.extent(1), padded,
-         memory);
+         detail::split_planes_kernel<Planes, float>, x.data(), x.stride(0),
+         takes_packs<4>(x.data(), x.stride(0)), x.extent(0), x.extent(1), padded, memory);
   return {memory, padded, x.extent(0) * padded};
 }
 
