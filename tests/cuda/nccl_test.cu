@@ -195,6 +195,9 @@ TEST_CASE("one rank among itself reaches NCCL") {
   dsv3::cuda_context<> ctx{.stream = stream};
   world.exchange(ctx, out, in);
   CHECK(found() == x);
+  auto under_way = world.begin_exchange(ctx, out, in);
+  under_way.finish(ctx);
+  CHECK(found() == x);
   good(cudaStreamDestroy(stream));
 }
 
@@ -212,7 +215,8 @@ TEST_CASE("collectives are recorded in a graph and run again") {
     const dsv3::outgoing_message out{next, static_cast<const std::byte*>(there.data), there.bytes};
     const dsv3::incoming_message in{previous, static_cast<std::byte*>(here.data), here.bytes};
     const auto step = [&] {
-      world.exchange(ctx, {&out, 1}, {&in, 1});
+      auto under_way = world.begin_exchange(ctx, {&out, 1}, {&in, 1});  // a branch of the graph
+      under_way.finish(ctx);
       world.engine()->all_reduce(stream, here.data, 1000, dsv3::reduced_element::float32, reduction::sum);
     };
     step();  // NCCL may set something up for messages of this size

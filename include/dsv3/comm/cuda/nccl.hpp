@@ -371,6 +371,13 @@ class nccl_rank final : public comm_engine {
                 std::span<const incoming_message> in) const override {
     transfer("exchange", stream, out, in);
   }
+  std::unique_ptr<comm_transfer> begin_exchange(void* stream, std::span<const outgoing_message> out,
+                                                std::span<const incoming_message> in) const override {
+    auto aside = std::make_unique<side_transfer>(cuda_stream(stream), group_);
+    transfer("exchange", group_->stream(), out, in);
+    aside->begun();
+    return aside;
+  }
   void barrier() const override {
     all_reduce(group_->stream(), group_->room(), 1, reduced_element::int32, reduction::max);
     group_->wait("barrier");
@@ -406,6 +413,26 @@ class nccl_rank final : public comm_engine {
     rank->connect();
     return rank;
   }
+  // What is put on the group's stream after all that the caller's has, and what that waits for again when it
+  // is finished: a branch where a graph records both.
+  class side_transfer final : public comm_transfer {
+   public:
+    side_transfer(cudaStream_t caller, std::shared_ptr<nccl_group> group) : group_(std::move(group)) {
+      require_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "an event cannot be made");
+      require_cuda(cudaEventRecord(event_, caller), "exchange");
+      require_cuda(cudaStreamWaitEvent(group_->stream(), event_, 0), "exchange");
+    }
+    ~side_transfer() override { cudaEventDestroy(event_); }
+
+    void begun() { require_cuda(cudaEventRecord(event_, group_->stream()), "exchange"); }
+    void finish(void* stream) override {
+      require_cuda(cudaStreamWaitEvent(cuda_stream(stream), event_, 0), "exchange");
+    }
+
+   private:
+    std::shared_ptr<nccl_group> group_;
+    cudaEvent_t event_ = nullptr;
+  };
   static cudaStream_t cuda_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
   static ncclDataType_t type(reduced_element element) {
     switch (element) {
