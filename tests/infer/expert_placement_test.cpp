@@ -54,6 +54,12 @@ TEST_CASE("the published example, by nodes and globally") {
   CHECK(place_experts(global, load_b).expert_of == numbers{1, 10, 2, 4, 5, 11, 5, 0, 6, 7, 6, 3, 8, 8, 9, 7});
 }
 
+TEST_CASE("what fills a bin alone keeps its number") {
+  // A group for each node and a slot on each GPU: nothing is sorted by load.
+  const expert_slots shape{.experts = 4, .groups = 2, .slots = 4, .nodes = 2, .gpus = 4};
+  CHECK(place_experts(shape, loads{1, 2, 3, 4}).expert_of == numbers{0, 1, 2, 3});
+}
+
 TEST_CASE("groups that do not divide among nodes are placed globally") {
   const expert_slots shape{.experts = 12, .groups = 4, .slots = 24, .nodes = 3, .gpus = 12};
   expert_slots one = shape;
