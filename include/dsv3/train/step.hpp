@@ -56,6 +56,8 @@ struct micro_batch {
 /// Takes the micro-batches of a step through the network, one after the other. What gradients held before is
 /// never read: the first micro-batch writes them.
 struct in_turn {
+  static constexpr bool alike = true;  // every micro-batch takes the scratch that the first does
+
   template <execution_context Ctx, precision P, layout_policy L>
   void operator()(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
                   std::span<const micro_batch> batches, double mtp_weight) const {
@@ -186,21 +188,26 @@ struct step_phases {
                                 .scale = number(2)});
   }
 
-  // Leaves everything as it is where the clip factor is not finite.
+  // Leaves everything as it is where the clip factor is not finite. Matrices decay, norm gains do not.
   template <class Ctx>
   void update(Ctx& ctx) const {
+    std::vector<typename op::adamw<P, master<P>>::tensor> alone;   // forward reads the masters
+    std::vector<typename op::adamw<P, weight<P>>::tensor> beside;  // or weights beside them
     for (const parameter<P>& row : state.parameters) {
-      // Weights in tiles are quantised here, once for all products that read them until the next update.
-      const bool in_tiles = !row.tiles.empty() && row.part.whole();
-      if (in_tiles && model.config.recipe.weights == scale_group::block) {
+      if (row.p.empty()) continue;
+      if (moves_tiles(row))
         move_tiles(ctx, row);
-        continue;
-      }
-      if (row.all_w.empty())
-        move(ctx, row, row.p);
+      else if (row.all_w.empty())
+        alone.push_back({row.g, row.p, row.p, row.m, row.v, row.is_matrix});
       else
-        move(ctx, row, row.w);
-      if (in_tiles) adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, model.config.recipe);
+        beside.push_back({row.g, row.p, row.w, row.m, row.v, row.is_matrix});
+    }
+    move_all<master<P>>(ctx, alone);
+    move_all<weight<P>>(ctx, beside);
+    for (const parameter<P>& row : state.parameters) {
+      if (moves_tiles(row)) continue;
+      // Weights in tiles are quantised here, once for all products that read them until the next update.
+      if (in_tiles(row)) adopt_master<Ctx, master<P>, fp8_e4m3>(ctx, row.p, row.tiles, model.config.recipe);
       gather_weights(ctx, state.ranks, row, model.config.recipe);
     }
     for (index_t r = 0; r < state.routing.bias.extent(0); ++r)
@@ -210,20 +217,16 @@ struct step_phases {
                                         .scale = number(2)});
   }
 
-  // Matrices decay, norm gains do not.
-  template <class Ctx, class Weight>
-  void move(Ctx& ctx, const parameter<P>& row, view<Weight, 1> w) const {
-    if (row.p.empty()) return;
-    adamw_config optimizer = options.optimizer;
-    if (!row.is_matrix) optimizer.weight_decay = 0;
-    op::adamw<P, Weight>::step(ctx, {.g = row.g,
-                                     .scale = number(2),
-                                     .p = row.p,
-                                     .w = w,
-                                     .m = row.m,
-                                     .v = row.v,
-                                     .config = optimizer,
-                                     .pace = state.numbers.pace});
+  template <class Weight, class Ctx>
+  void move_all(Ctx& ctx, std::span<const typename op::adamw<P, Weight>::tensor> tensors) const {
+    op::adamw<P, Weight>::step_all(
+        ctx,
+        {.tensors = tensors, .scale = number(2), .config = options.optimizer, .pace = state.numbers.pace});
+  }
+
+  static bool in_tiles(const parameter<P>& row) { return !row.tiles.empty() && row.part.whole(); }
+  bool moves_tiles(const parameter<P>& row) const {
+    return in_tiles(row) && model.config.recipe.weights == scale_group::block;
   }
 
   // The same of matrices whose weights are tiles that share no scale; these are matrices that decay.
@@ -399,7 +402,8 @@ std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, traini
   const step_options options;
   const detail::step_phases<P, L> phases{model, state, options};
   // The data of the batch's views is not read.
-  const std::vector<token_batch> batches(static_cast<std::size_t>(state.shape.micro_batches),
+  constexpr bool one_tells = requires { std::remove_cvref_t<Passes>::alike; };
+  const std::vector<token_batch> batches(one_tells ? 1 : static_cast<std::size_t>(state.shape.micro_batches),
                                          state.micro_batch(0, state.shape.rows));
   const auto work = [&](auto& probe) {
     for (const parameter<P>& row : state.parameters) initialize_parameter(probe, row, model.config, 0);

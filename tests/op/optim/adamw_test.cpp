@@ -61,6 +61,11 @@ double to_eight_bits(double x) {
 
 constexpr index_t lengths[] = {1, 15, 16, 100, 4097, 40000};
 
+template <class Args, class Visit>
+void for_each_of(Args& args, Visit&& visit) {
+  visit(args.g), visit(args.p), visit(args.w), visit(args.m), visit(args.v);
+}
+
 void adamw_step(const float* g, float* p, float* m, float* v, std::int64_t n, std::int64_t count) {
   cpu_context<> ctx{.threads = 2};
   const double scale = 1;
@@ -273,6 +278,41 @@ TEST_CASE_TEMPLATE("adamw takes tensors that start anywhere", P, fp64_reference,
   CHECK(parts.intact());
 }
 
+TEST_CASE_TEMPLATE("adamw moves many tensors at once as one by one", P, fp64_reference, fp32, bf16_mixed) {
+  // More of them than one launch takes, some empty, some that start between the packs of a vector.
+  std::vector<index_t> all_lengths(lengths, lengths + 6);
+  for (index_t i = 0; i < 300; ++i) all_lengths.push_back(i % 40);
+  std::vector<fixture<P>> apart, together;
+  for (const index_t n : all_lengths) apart.emplace_back(n + 3), together.emplace_back(n + 3);
+  for (const int threads : {1, 3}) {
+    std::vector<typename op::adamw<P>::tensor> list;
+    for (std::size_t i = 0; i < apart.size(); ++i) {
+      const index_t n = all_lengths[i], first = i % 2;
+      const auto cut = [&](auto& args) {
+        for_each_of(args, [&](auto& part) { part = part.rows(first, first + n); });
+      };
+      auto one = apart[i].args(), other = together[i].args();
+      cut(one), cut(other);
+      const bool decays = i % 3 != 0;
+      if (!decays) one.config.weight_decay = 0;
+      support::run(threads, [&](auto& ctx) { op::adamw<P>::step(ctx, one); });
+      list.push_back({other.g, other.p, other.w, other.m, other.v, decays});
+    }
+    const auto shared = together[0].args();
+    support::run(threads, [&](auto& ctx) {
+      op::adamw<P>::step_all(
+          ctx, {.tensors = list, .scale = shared.scale, .config = shared.config, .pace = shared.pace});
+    });
+    bool same = true;
+    for (std::size_t i = 0; i < apart.size(); ++i) {
+      fixture<P>&a = apart[i], &b = together[i];
+      same = same && a.p.same_bits(b.p) && a.w.same_bits(b.w) && a.m.same_bits(b.m) && a.v.same_bits(b.v);
+      CHECK(b.intact());
+    }
+    CHECK(same);
+  }
+}
+
 TEST_CASE("adamw says what does not fit") {
   fixture<fp32> f(8), other(7);
   guarded<double, 1> two(0, 2);
@@ -288,6 +328,12 @@ TEST_CASE("adamw says what does not fit") {
   CHECK(check([&](auto& a) { a.v = other.v; }) == "adamw.step: v has 7 elements, g has 8");
   CHECK(check([&](auto& a) { a.scale = two; }) == "adamw.step: scale has 2 elements, a scalar has 1");
   CHECK(check([&](auto& a) { a.pace = two; }) == "adamw.step: pace has 2 elements, config.pace has 3");
+  const auto good = f.args();
+  const op::adamw<fp32>::tensor list[] = {{good.g, good.p, good.w, good.m, good.v},
+                                          {good.g, good.p, good.w, other.m, good.v}};
+  const op::adamw<fp32>::step_all_args all{
+      .tensors = list, .scale = good.scale, .config = {}, .pace = good.pace};
+  CHECK(all.check().message() == "adamw.step_all: of tensor 1, adamw.step: m has 7 elements, g has 8");
   CHECK(support::raised([] { adamw_config{}.pace(1e-3, 0); }) ==
         "adamw: step 0 found, steps are counted from 1");
   CHECK(check([&](auto& a) { a.g = view<const float, 1>(nullptr, 8); }) ==

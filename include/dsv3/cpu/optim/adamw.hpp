@@ -30,6 +30,11 @@ struct implementation<op::adamw<P, Weight>, backend::cpu> {
     });
   }
 
+  template <class Ctx>
+  static void run(Ctx& ctx, const typename op_type::step_all_args& args) {
+    for (const typename op_type::tensor& t : args.tensors) run(ctx, args.one(t));
+  }
+
  private:
   // What is the same for every element, computed in double and rounded once.
   struct coefficients {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// AdamW over one tensor, moments in the precision's type (report, sections 3.3.3 and 4.2).
+// AdamW over a tensor, or many at once, moments in the precision's type (report, sections 3.3.3 and 4.2).
 #pragma once
 
 #include <dsv3/base/requirements.hpp>
@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cmath>
+#include <span>
 #include <string>
 
 namespace dsv3::inline DSV3_ABI {
@@ -68,13 +69,52 @@ struct adamw {
     void outputs(auto&& visit) const { visit("p", p), visit("w", w), visit("m", m), visit("v", v); }
   };
 
+  /// What step_all moves of one parameter: the fields of step_args.
+  struct tensor {
+    view<const gradient<P>, 1> g;
+    view<master<P>, 1> p;
+    view<Weight, 1> w;
+    view<moment<P>, 1> m, v;
+    bool decays = true;  // or its weight_decay is 0
+  };
+  struct step_all_args {
+    static constexpr const char* name = "adamw.step_all";
+    std::span<const tensor> tensors;  // the list itself lies on the host
+    view<const double, 1> scale;      // [1]
+    adamw_config config;
+    view<const double, 1> pace;  // [3]
+
+    step_args one(const tensor& t) const {
+      adamw_config own = config;
+      if (!t.decays) own.weight_decay = 0;
+      return {.g = t.g, .scale = scale, .p = t.p, .w = t.w, .m = t.m, .v = t.v, .config = own, .pace = pace};
+    }
+    status check() const {
+      for (std::size_t i = 0; i < tensors.size(); ++i)
+        if (const status bad = one(tensors[i]).check(); !bad)
+          return status{std::string(name) + ": of tensor " + std::to_string(i) + ", " + bad.message()};
+      return {};
+    }
+    void outputs(auto&& visit) const {
+      for (const tensor& t : tensors) one(t).outputs(visit);
+    }
+  };
+
   template <execution_context Ctx>
   static void step(Ctx&, const step_args&);
+  template <execution_context Ctx>
+  static void step_all(Ctx&, const step_all_args&);
 };
 
 template <precision P, class Weight>
 template <execution_context Ctx>
 void adamw<P, Weight>::step(Ctx& ctx, const step_args& args) {
+  invoke<adamw>(ctx, args);
+}
+
+template <precision P, class Weight>
+template <execution_context Ctx>
+void adamw<P, Weight>::step_all(Ctx& ctx, const step_all_args& args) {
   invoke<adamw>(ctx, args);
 }
 
