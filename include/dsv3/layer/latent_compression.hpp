@@ -32,6 +32,7 @@ struct latent_compression {
     view<activation<P>, 2> d_up;  // [tokens, out]            given
     view<activation<P>, 2> dc;    // [tokens, rank]           written by the data half
     view<activation<P>, 2> da;    // [tokens, rank + extra]   first rank columns written, the extra ones given
+    kept_columns<P> d_up_kept = {}, da_kept = {};  // the two as the weights' products read them; written
   };
 
   double epsilon = 1e-6;
@@ -59,27 +60,29 @@ struct latent_compression {
   void backward_data(Ctx& ctx, const weights& w, const state& s, const deltas& d, view<activation<P>, 2> dx,
                      store into) const {
     const index_t rank = w.gain.extent(0);
-    product.backward_data(ctx, d.d_up, w.w_up, d.dc);  // 3'
+    product.backward_data(ctx, d.d_up, w.w_up, d.dc, store::write, d.d_up_kept);  // 3'
     op::rms_norm<P>::backward(ctx, {.dy = d.dc,
                                     .x = s.a.columns(0, rank),
                                     .gain = w.gain,
                                     .rstd = s.rstd,
-                                    .dx = d.da.columns(0, rank)});  // 2'
-    product.backward_data(ctx, d.da, w.w_down, dx, into);           // 1'
+                                    .dx = d.da.columns(0, rank)});    // 2'
+    product.backward_data(ctx, d.da, w.w_down, dx, into, d.da_kept);  // 1'
   }
 
+  /// x as the weights' product reads it.
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, const operand_view<P>& x, const weights& w, const state& s, const deltas& d,
                         const gradients& g, store into) const {
     const scratch_frame frame{ctx.scratch};
-    product.backward_weights(ctx, d.d_up, product.operand(ctx, s.c), g.w_up, into);  // 3'
+    product.backward_weights(ctx, product.columns_of(d.d_up, d.d_up_kept),
+                             product.columns(ctx, product.operand(ctx, s.c)), g.w_up, into);  // 3'
     op::rms_norm<P>::backward(ctx, {.dy = d.dc,
                                     .x = s.a.columns(0, w.gain.extent(0)),
                                     .gain = w.gain,
                                     .rstd = s.rstd,
                                     .dgain = g.gain,
-                                    .into = into});          // 2'
-    product.backward_weights(ctx, d.da, x, g.w_down, into);  // 1'
+                                    .into = into});                                         // 2'
+    product.backward_weights(ctx, product.columns_of(d.da, d.da_kept), x, g.w_down, into);  // 1'
   }
 
  private:

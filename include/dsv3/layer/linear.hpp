@@ -11,6 +11,36 @@
 
 namespace dsv3::inline DSV3_ABI {
 
+struct kept_columns_config {
+  index_t tokens = 0, width = 0;
+};
+
+/// The gradient of a product's output from the data half of backward to its weight half, a bundle: cut along
+/// the columns as the weights' product reads it, or nothing where that reads it as it is.
+template <precision P>
+struct kept_columns {
+  kept_columns_config config;
+
+  template <class Visit, class... Self>
+  static void each_field(const kept_columns_config&, Visit&&, Self&...) {}
+};
+template <tilewise P>
+struct kept_columns<P> {
+  kept_columns_config config;
+  view<fp8_e4m3, 2> codes;  // [width, tokens], in the recipe's format of gradients
+  view<float, 2> scales;    // [tiles, width]
+
+  template <class Visit, class... Self>
+  static void each_field(const kept_columns_config& c, Visit&& visit, Self&... self) {
+    visit("codes", c.width > 0 ? shape{c.width, c.tokens} : shape{}, self.codes...);
+    visit("scales", c.width > 0 ? shape{ceil_div(c.tokens, 128), c.width} : shape{}, self.scales...);
+  }
+  scaled_view<fp8_e4m3, row_tile> tiles() const {
+    return {codes,
+            scaled_view<fp8_e4m3, row_tile>::scales_at(scales.data(), {scales.extent(1), scales.extent(0)})};
+  }
+};
+
 /// Layers call their products here: the one place that knows how a precision multiplies.
 ///   y [tokens, out] = x [tokens, in] · w [out, in]ᵀ
 /// forward takes its input as the product reads it; `operand` and `normalized` make it, in scratch of the
@@ -60,10 +90,13 @@ struct linear {
   const_rows columns(Ctx&, const_rows x) const {
     return x;
   }
-  template <class Ctx>
-  const_rows gradient_columns(Ctx&, const_rows dy) const {
-    return dy;
+
+  /// The data half of a layer that leaves dy for the weight half, and how that finds it again.
+  template <execution_context Ctx>
+  void backward_data(Ctx& ctx, const_rows dy, weights w, rows dx, store into, const kept_columns<P>&) const {
+    backward_data(ctx, dy, w, dx, into);
   }
+  static const_rows columns_of(const_rows dy, const kept_columns<P>&) { return dy; }
   /// The same where x is not an operand but the activation.
   template <execution_context Ctx>
   void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw,
@@ -117,16 +150,22 @@ struct linear<P> {
   void forward(Ctx& ctx, input x, weights w, rows y) const {
     op::scaled_gemm<P>::forward(ctx, {.x = x, .w = w, .y = y, .product = recipe.product});
   }
+  /// dy is read once, for this product and for that of the weights.
   template <execution_context Ctx>
-  void backward_data(Ctx& ctx, const_rows dy, weights w, rows dx, store into = store::write) const {
+  void backward_data(Ctx& ctx, const_rows dy, weights w, rows dx, store into,
+                     const kept_columns<P>& kept) const {
     const scratch_frame frame{ctx.scratch};
     const auto tiles = scratch_tiles<fp8_e4m3>(ctx, dy.extent(0), dy.extent(1));
     with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-      op::tile_quantizer<activation<P>, Gradient, row_tile>::forward(
-          ctx, {.x = dy, .y = as_codes<Gradient>(tiles), .scales = recipe.scales, .group = recipe.gradients});
+      op::transposing_quantizer<activation<P>, Gradient>::both(ctx, {.x = dy,
+                                                                     .y = as_codes<Gradient>(tiles),
+                                                                     .t = as_codes<Gradient>(kept.tiles()),
+                                                                     .scales = recipe.scales,
+                                                                     .group = recipe.gradients});
     });
     backward_data(ctx, input(tiles), w, dx, into);
   }
+  static input columns_of(const_rows, const kept_columns<P>& kept) { return kept.tiles(); }
   /// The same where dy is quantised already.
   template <execution_context Ctx>
   void backward_data(Ctx& ctx, input dy, weights w, rows dx, store into = store::write) const {
@@ -144,15 +183,6 @@ struct linear<P> {
         ctx, {.y = x, .t = x_t, .scales = recipe.scales, .group = recipe.inputs});
     return x_t;
   }
-  template <execution_context Ctx>
-  input gradient_columns(Ctx& ctx, const_rows dy) const {
-    const auto dy_t = scratch_tiles<fp8_e4m3>(ctx, dy.extent(1), dy.extent(0));
-    with_gradient_format(recipe, [&]<class Gradient>(Gradient) {
-      op::transposing_quantizer<activation<P>, Gradient>::forward(
-          ctx, {.x = dy, .t = as_codes<Gradient>(dy_t), .scales = recipe.scales, .group = recipe.gradients});
-    });
-    return dy_t;
-  }
   /// dy and x in tiles along their columns.
   template <execution_context Ctx>
   void backward_weights(Ctx& ctx, input dy_t, input x_t, view<gradient<P>, 2> dw, store into) const {
@@ -162,21 +192,14 @@ struct linear<P> {
           {.dy_t = as_codes<Gradient>(dy_t), .x_t = x_t, .dw = dw, .into = into, .product = recipe.product});
     });
   }
-  template <execution_context Ctx>
-  void backward_weights(Ctx& ctx, const_rows dy, input x, view<gradient<P>, 2> dw, store into) const {
-    const scratch_frame frame{ctx.scratch};
-    const input x_t = columns(ctx, x);
-    backward_weights(ctx, gradient_columns(ctx, dy), x_t, dw, into);
-  }
   /// For the attention's output, which is kept in E5M6 and powers of two.
   template <execution_context Ctx>
-  void backward_weights_plain(Ctx& ctx, const_rows dy, const_rows x, view<gradient<P>, 2> dw,
-                              store into) const {
+  void backward_weights_plain(Ctx& ctx, input dy_t, const_rows x, view<gradient<P>, 2> dw, store into) const {
     const scratch_frame frame{ctx.scratch};
     const auto x_t = scratch_tiles<fp8_e4m3>(ctx, x.extent(1), x.extent(0));
     op::transposing_quantizer<activation<P>, fp8_e4m3>::forward(
         ctx, {.x = x, .t = x_t, .scales = recipe.exchanged_scales, .group = recipe.inputs});
-    backward_weights(ctx, gradient_columns(ctx, dy), x_t, dw, into);
+    backward_weights(ctx, dy_t, x_t, dw, into);
   }
 };
 

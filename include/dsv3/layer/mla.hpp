@@ -141,12 +141,13 @@ struct mla_saved {
 template <precision P>
 struct mla_deltas {
   mla_activation_config config;
-  view<activation<P>, 2> dq;     // [tokens, heads * qk_dim]
-  view<activation<P>, 2> dc_q;   // [tokens, q_rank]
-  view<activation<P>, 2> da_q;   // [tokens, q_rank]
-  view<activation<P>, 2> dkv;    // [tokens, heads * (qk_nope + v_dim)]
-  view<activation<P>, 2> dc_kv;  // [tokens, kv_rank]
-  view<activation<P>, 2> da_kv;  // [tokens, kv_rank + qk_rope]
+  view<activation<P>, 2> dq;                                          // [tokens, heads * qk_dim]
+  view<activation<P>, 2> dc_q;                                        // [tokens, q_rank]
+  view<activation<P>, 2> da_q;                                        // [tokens, q_rank]
+  view<activation<P>, 2> dkv;                                         // [tokens, heads * (qk_nope + v_dim)]
+  view<activation<P>, 2> dc_kv;                                       // [tokens, kv_rank]
+  view<activation<P>, 2> da_kv;                                       // [tokens, kv_rank + qk_rope]
+  kept_columns<P> dy_kept, dq_kept, da_q_kept, dkv_kept, da_kv_kept;  // as the weights' products read them
 
   template <class Visit, class... Self>
   static void each_field(const mla_activation_config& c, Visit&& visit, Self&... self) {
@@ -157,6 +158,12 @@ struct mla_deltas {
     visit("dkv", shape{c.tokens, l.kv_width()}, self.dkv...);
     visit("dc_kv", shape{c.tokens, l.kv_rank}, self.dc_kv...);
     visit("da_kv", shape{c.tokens, l.kv_rank + l.qk_rope}, self.da_kv...);
+    const auto kept = [&](index_t width) { return kept_columns_config{c.tokens, width}; };
+    each_part("dy_kept.", kept(l.hidden), visit, self.dy_kept...);
+    each_part("dq_kept.", kept(l.q_width()), visit, self.dq_kept...);
+    each_part("da_q_kept.", kept(l.q_rank), visit, self.da_q_kept...);
+    each_part("dkv_kept.", kept(l.kv_width()), visit, self.dkv_kept...);
+    each_part("da_kv_kept.", kept(l.kv_rank + l.qk_rope), visit, self.da_kv_kept...);
   }
 };
 
@@ -280,7 +287,7 @@ struct mla {
     {
       const scratch_frame inner{ctx.scratch};
       const auto d_o = ctx.scratch.template tensor<activation<P>>(args.dy.extent(0), config.o_width());
-      product().backward_data(ctx, args.dy, w.w_o, d_o);  // 6'
+      product().backward_data(ctx, args.dy, w.w_o, d_o, store::write, d.dy_kept);  // 6'
       op::mla_attention<P>::backward(ctx, {.d_o = per_head(d_o),
                                            .q = per_head(s.q),
                                            .kv = per_head(s.kv),
@@ -301,7 +308,7 @@ struct mla {
       compression().backward_data(ctx, query_weights(w), query_state(s), query_deltas(d), args.dx,
                                   store::add);  // 1'
     else
-      product().backward_data(ctx, d.dq, w.w_q, args.dx, store::add);
+      product().backward_data(ctx, d.dq, w.w_q, args.dx, store::add, d.dq_kept);
   }
 
   template <execution_context Ctx>
@@ -311,16 +318,17 @@ struct mla {
     const mla_saved<P> s = full(ctx, &args.saved, args.dy.extent(0));
     if (args.saved.c_kv.empty()) restore_latents(ctx, w, s);
     mla_gradients<P>& g = args.gradients;
-    product().backward_weights_plain(ctx, args.dy, s.o.load(ctx), g.w_o, args.into);  // 6'
-    const auto x = product().operand(ctx, args.x);
-    compression().backward_weights(ctx, x, key_value_weights(w), key_value_state(s),
-                                   key_value_deltas(args.deltas),
+    const mla_deltas<P>& d = args.deltas;
+    product().backward_weights_plain(ctx, product().columns_of(args.dy, d.dy_kept), s.o.load(ctx), g.w_o,
+                                     args.into);  // 6'
+    const auto x = product().columns(ctx, product().operand(ctx, args.x));
+    compression().backward_weights(ctx, x, key_value_weights(w), key_value_state(s), key_value_deltas(d),
                                    {.w_down = g.w_dkv, .gain = g.g_kv, .w_up = g.w_ukv}, args.into);  // 2'
     if (compressed())
-      compression().backward_weights(ctx, x, query_weights(w), query_state(s), query_deltas(args.deltas),
+      compression().backward_weights(ctx, x, query_weights(w), query_state(s), query_deltas(d),
                                      {.w_down = g.w_dq, .gain = g.g_q, .w_up = g.w_uq}, args.into);  // 1'
     else
-      product().backward_weights(ctx, args.deltas.dq, x, g.w_q, args.into);
+      product().backward_weights(ctx, product().columns_of(d.dq, d.dq_kept), x, g.w_q, args.into);
   }
 
   template <execution_context Ctx>
@@ -461,9 +469,11 @@ struct mla {
   static typename compress::state key_value_state(const mla_saved<P>& s) {
     return {s.a_kv, s.kv_rstd, s.c_kv, s.kv};
   }
-  static typename compress::deltas query_deltas(const mla_deltas<P>& d) { return {d.dq, d.dc_q, d.da_q}; }
+  static typename compress::deltas query_deltas(const mla_deltas<P>& d) {
+    return {d.dq, d.dc_q, d.da_q, d.dq_kept, d.da_q_kept};
+  }
   static typename compress::deltas key_value_deltas(const mla_deltas<P>& d) {
-    return {d.dkv, d.dc_kv, d.da_kv};
+    return {d.dkv, d.dc_kv, d.da_kv, d.dkv_kept, d.da_kv_kept};
   }
 };
 

@@ -70,10 +70,12 @@ template <precision P>
 struct mlp_deltas {
   mlp_activation_config config;
   gated_delta<P> d_gate_up;  // [tokens, 2 * inner]
+  kept_columns<P> dy;        // [tokens, hidden]        where the weights' product does not read it as it is
 
   template <class Visit, class... Self>
   static void each_field(const mlp_activation_config& c, Visit&& visit, Self&... self) {
     each_part("d_gate_up.", c.d_gate_up(), visit, self.d_gate_up...);
+    each_part("dy.", kept_columns_config{c.tokens, c.layer.hidden}, visit, self.dy...);
   }
 };
 
@@ -130,7 +132,7 @@ struct mlp {
   void backward_data(Ctx& ctx, const backward_data_args& args) const {
     const scratch_frame frame{ctx.scratch};
     const auto da = buffer(ctx, args.dy.extent(0), config.inner);
-    product().backward_data(ctx, args.dy, args.weights.w_down, da);  // 3'
+    product().backward_data(ctx, args.dy, args.weights.w_down, da, store::write, args.deltas.dy);  // 3'
     const auto d_gate_up = args.deltas.d_gate_up.rows(ctx);
     swiglu_backward<P>(ctx, config.recipe, {.dy = da}, args.saved.gate_up, d_gate_up,
                        args.deltas.d_gate_up);                                 // 2'
@@ -143,7 +145,7 @@ struct mlp {
     {
       const scratch_frame inner{ctx.scratch};
       const auto a = gated_again(ctx, args.saved);
-      product().backward_weights(ctx, product().gradient_columns(ctx, args.dy), a, args.gradients.w_down,
+      product().backward_weights(ctx, product().columns_of(args.dy, args.deltas.dy), a, args.gradients.w_down,
                                  args.into);  // 3'
     }
     product().backward_weights(ctx, args.deltas.d_gate_up.columns(),
