@@ -11,7 +11,9 @@
 
 #include <dsv3/model/config_file.hpp>
 #include <dsv3/model/named_config.hpp>
+#include <dsv3/model/stage_split.hpp>
 #include <dsv3/train/data.hpp>
+#include <dsv3/train/pipeline/methods.hpp>
 
 #include <algorithm>
 #include <filesystem>
@@ -38,6 +40,7 @@ class flags {
   void add_recipe(Option&& option);
   void read_recipe();
   void read_tokenizer();
+  void read_ranks();
   static std::vector<std::string> own_text();
 
   CLI::App& app_;
@@ -46,6 +49,7 @@ class flags {
   std::string config_, tokenizer_, device_ = "auto", recompute_ = "nothing", schedule_ = "short";
   double init_deviation_ = 0;
   index_t vocab_ = 0;
+  int ranks_ = 1;
   // Of the recipe, by the names of its choices.
   std::string accumulator_ = "fp32", scales_ = "real", inputs_ = "tile", gradients_ = "tile",
               weights_ = "block", gradient_format_ = "e4m3", attention_output_ = "e5m6",
@@ -115,6 +119,17 @@ flags::flags(CLI::App& app) : app_(app) {
              "Stop after so many steps in a row whose loss or gradient is not finite",
              whole_number(1, many)));
   run(app_.add_flag("--dry-run", s_.dry_run, "Print configuration, memory and data, then end"));
+
+  const auto ranks = [](CLI::Option* o) { o->group("Ranks"); };
+  ranks(option("--ranks", ranks_, "Ranks that train together, each a thread or more of this program",
+               whole_number(1, 1024)));
+  ranks(option("--expert-ranks", s_.mesh.expert, "Of these, how many share the experts of a layer",
+               whole_number(1, 1024)));
+  ranks(option("--pipeline-ranks", s_.mesh.pipeline,
+               "Of these, how many hold the network's stages; the others train on data of their own",
+               whole_number(1, 1024)));
+  ranks(option("--pipeline-schedule", s_.pipeline_schedule, "In which order batches go through the stages",
+               one_of({"1f1b", "zb1p", "dualpipe", "dualpipe_v"})));
 
   const auto files = [](CLI::Option* o) { o->group("Files"); };
   files(plain("--out", s_.out, "Folder of the run: log, report, checkpoints"));
@@ -242,7 +257,7 @@ void flags::read_recipe() {
 
 run_settings flags::resolved() {
   using support::usage_error;
-  s_.on_gpu = support::chooses_gpu(device_);
+  s_.on_gpu = support::chooses_gpu(device_ == "auto" && ranks_ > 1 ? "cpu" : device_);
   if (s_.on_gpu && !shadow_.empty())
     throw usage_error("--shadow compares on the CPU: expected --device cpu beside it");
   const auto shown = [&] {
@@ -291,12 +306,40 @@ run_settings flags::resolved() {
     short_.sequences = s_.shape.rows * s_.shape.micro_batches;
     s_.schedule = dsv3::training_schedule::short_run(short_);
   }
+  read_ranks();
   if (s_.data.empty()) s_.data = own_text();
   if (s_.resume.empty() && !s_.dry_run && holds_checkpoint(s_.out))
     throw usage_error("--out is " + s_.out +
                       ", which holds the checkpoints of a run: expected another folder, or --resume auto");
   if (s_.resume == "auto") s_.resume = holds_checkpoint(s_.out) ? s_.out : "";
   return std::move(s_);
+}
+
+// Who shares what: every count must divide what it shares out.
+void flags::read_ranks() {
+  using support::usage_error;
+  const auto number = [](index_t n) { return std::to_string(n); };
+  if (ranks_ % (s_.mesh.expert * s_.mesh.pipeline) != 0)
+    throw usage_error("--ranks is " + number(ranks_) + ", expected a multiple of --expert-ranks times " +
+                      "--pipeline-ranks, " + number(s_.mesh.expert * s_.mesh.pipeline));
+  s_.mesh.data = ranks_ / (s_.mesh.expert * s_.mesh.pipeline);
+  if (ranks_ == 1) return;
+  if (s_.on_gpu) throw usage_error("--ranks are threads of the host: expected --device cpu beside it");
+  if (!shadow_.empty())
+    throw usage_error("--shadow compares the steps of one rank, --ranks is " + number(ranks_));
+  if (s_.mesh.expert > 1 && (s_.model.experts == 0 || s_.model.experts % s_.mesh.expert != 0))
+    throw usage_error("--expert-ranks is " + number(s_.mesh.expert) + ", the model's " +
+                      number(s_.model.experts) + " experts do not divide among them");
+  const index_t readers = s_.mesh.data * s_.mesh.expert;
+  if (s_.shape.micro_batches % readers != 0)
+    throw usage_error("--accumulate is " + number(s_.shape.micro_batches) + ", expected a multiple of the " +
+                      number(readers) + " ranks that read batches of their own");
+  if (s_.mesh.pipeline == 1) return;
+  support::given_by_user([&] {
+    const auto& schedules = dsv3::pipeline::method_named(s_.pipeline_schedule);
+    dsv3::require(schedules.check(s_.mesh.pipeline, static_cast<int>(s_.shape.micro_batches / readers)));
+    dsv3::require(dsv3::check_stage_split(s_.model, schedules.places(s_.mesh.pipeline).stages()));
+  });
 }
 
 // The tokenizer, and what model and tokenizer must agree on.

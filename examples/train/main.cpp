@@ -10,8 +10,11 @@
 
 #include <support/gpu.hpp>
 
+#include <dsv3/comm/threads.hpp>
+
 #include <csignal>
 #include <filesystem>
+#include <optional>
 
 namespace {
 
@@ -51,6 +54,19 @@ std::string described(const draft_record& drafts) {
   return text + steps;
 }
 
+// Work of every rank; answers rank 0's.
+template <class Work>
+int on_ranks(const run_settings& settings, Work&& work) {
+  if (settings.mesh.ranks() == 1) return work(dsv3::any_communicator{});
+  int answer = 0;
+  dsv3::thread_ranks{settings.mesh.ranks(), std::chrono::hours(1)}.run(
+      [&](const dsv3::any_communicator& world) {
+        const int own = work(world);
+        if (world.rank() == 0) answer = own;
+      });
+  return answer;
+}
+
 double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 void print_plan(const run_settings& settings, const dsv3::training_data& data) {
@@ -61,9 +77,15 @@ void print_plan(const run_settings& settings, const dsv3::training_data& data) {
   for (const auto& [name, value] : settings.shown) std::printf("  %-18s %s\n", name.c_str(), value.c_str());
   std::printf("model\n  %lld parameters\n",
               static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)));
-  std::printf("memory\n");
+  std::vector<dsv3::memory_part> planned;
+  on_ranks(settings, [&](const dsv3::any_communicator& world) {
+    std::vector<dsv3::memory_part> own = kind_of(settings).plan(settings, world);
+    if (world.rank() == 0) planned = std::move(own);
+    return 0;
+  });
+  std::printf(settings.mesh.ranks() > 1 ? "memory of rank 0\n" : "memory\n");
   std::size_t sum = 0;
-  for (const dsv3::memory_part& part : kind_of(settings).plan(settings)) {
+  for (const dsv3::memory_part& part : planned) {
     std::printf("  %-22s %14.1f MiB\n", part.name.c_str(), mebibytes(part.bytes));
     sum += part.bytes;
   }
@@ -77,18 +99,15 @@ void print_plan(const run_settings& settings, const dsv3::training_data& data) {
               wanted / static_cast<double>(std::max<index_t>(training.tokens(), 1)));
 }
 
-int train(const run_settings& settings, const dsv3::training_data& data) {
-  const std::unique_ptr<trainer> run = kind_of(settings).make(settings, data);
-  const std::string remark = settings.resume.empty() ? "" : run->load(settings.resume);
-  const dsv3::training_progress& progress = run->progress();
-  const index_t first = progress.step;
-  console screen{settings.steps, settings.print_every, first};
-  remove_unfinished(settings.out);
-  run_record record{settings, first};
-  if (!remark.empty()) screen.say("%s", remark.c_str());
+// What is seen and left behind of a run: rank 0's business.
+struct outlet {
+  console screen;
+  run_record record;
 
-  const auto evaluate = [&] {
-    const evaluation found = run->evaluate();
+  outlet(const run_settings& settings, index_t first)
+      : screen{settings.steps, settings.print_every, first}, record{settings, first} {}
+
+  void show(const evaluation& found, const run_settings& settings, const dsv3::training_progress& progress) {
     if (found.rows == 0) return;
     record.add(found, progress);
     screen.say("step %lld  held-out text: cross entropy %.4f nats per %s, MTP %.4f",
@@ -96,6 +115,25 @@ int train(const run_settings& settings, const dsv3::training_data& data) {
                settings.source.tokenizer.bytes() ? "byte" : "token", found.mtp);
     if (!found.drafts.accepted.empty())
       screen.say("step %lld  %s", static_cast<long long>(progress.step), described(found.drafts).c_str());
+  }
+};
+
+int train(const run_settings& settings, const dsv3::training_data& data,
+          const dsv3::any_communicator& world) {
+  const std::unique_ptr<trainer> run = kind_of(settings).make(settings, data, world);
+  const std::string remark = settings.resume.empty() ? "" : run->load(settings.resume);
+  const dsv3::training_progress& progress = run->progress();
+  const index_t first = progress.step;
+  std::optional<outlet> out;
+  if (world.rank() == 0) {
+    remove_unfinished(settings.out);
+    out.emplace(settings, first);
+    if (!remark.empty()) out->screen.say("%s", remark.c_str());
+  }
+
+  const auto evaluate = [&] {
+    const evaluation found = run->evaluate();
+    if (out) out->show(found, settings, progress);
   };
   index_t saved = settings.resume.empty() ? -1 : first;
   const auto save = [&] {
@@ -105,15 +143,15 @@ int train(const run_settings& settings, const dsv3::training_data& data) {
   };
 
   expert_summary experts;
-  listen_for_signals();
+  if (out) listen_for_signals();
   if (first == 0) evaluate();
-  while (progress.step < settings.steps && !stop_asked) {
+  bool stopped = false;
+  while (progress.step < settings.steps && !(stopped = run->agreed(stop_asked != 0))) {
     const step_record step = run->step();
-    record.add(step, progress);
-    screen.step(step, progress.step);
+    if (out) out->record.add(step, progress), out->screen.step(step, progress.step);
     if (progress.step > settings.steps - std::max<index_t>(settings.steps / 10, 1)) experts.add(step);
     if (progress.skipped_in_row >= settings.max_bad_steps) {
-      record.draw_report();
+      if (out) out->record.draw_report();
       dsv3::raise("step " + std::to_string(progress.step) + ": " + step.report.bad +
                   " is not finite, like in the " + std::to_string(progress.skipped_in_row - 1) +
                   " steps before; " +
@@ -126,20 +164,23 @@ int train(const run_settings& settings, const dsv3::training_data& data) {
       save();
   }
   if (progress.skipped_in_row == 0) save();
-  const std::string report = record.draw_report();
-  if (stop_asked) {
-    screen.say("stopped after step %lld; the same command with --resume auto goes on",
-               static_cast<long long>(progress.step));
+  const std::string report = out ? out->record.draw_report() : "";
+  if (stopped) {
+    if (out)
+      out->screen.say("stopped after step %lld; the same command with --resume auto goes on",
+                      static_cast<long long>(progress.step));
     return 0;
   }
-  if (const std::string line = experts.text(); !line.empty()) screen.say("%s", line.c_str());
+  if (const std::string line = experts.text(); out && !line.empty()) out->screen.say("%s", line.c_str());
   if (settings.sample_bytes > 0) {
     const text_sample drawn = run->sample(settings.prompt, settings.sample_bytes, settings.temperature);
     const std::string drafts = drawn.drafts.accepted.empty() ? "" : "; " + described(drawn.drafts);
-    screen.say("---- %zu bytes drawn after \"%s\"%s\n%s\n----", drawn.text.size(), settings.prompt.c_str(),
-               drafts.c_str(), well_formed(settings.prompt + drawn.text).c_str());
+    if (out)
+      out->screen.say("---- %zu bytes drawn after \"%s\"%s\n%s\n----", drawn.text.size(),
+                      settings.prompt.c_str(), drafts.c_str(),
+                      well_formed(settings.prompt + drawn.text).c_str());
   }
-  screen.say("report: %s", std::filesystem::absolute(report).c_str());
+  if (out) out->screen.say("report: %s", std::filesystem::absolute(report).c_str());
   return 0;
 }
 
@@ -152,12 +193,17 @@ int begin(const run_settings& settings, const dsv3::training_data& data) {
     return 0;
   }
   const std::string where =
-      settings.on_gpu ? support::gpu_name() : std::to_string(settings.threads) + " threads";
+      settings.on_gpu ? support::gpu_name()
+                      : std::to_string(settings.threads) + " threads" +
+                            (settings.mesh.ranks() > 1
+                                 ? ", ranks " + settings.mesh.words() + " (data x expert x pipeline)"
+                                 : std::string());
   std::printf("%s, %lld parameters, %s, %s; %s; writes to %s\n", settings.model_name.c_str(),
               static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)),
               settings.precision.c_str(), where.c_str(), data.description().c_str(), settings.out.c_str());
   std::fflush(stdout);
-  return train(settings, data);
+  return on_ranks(settings,
+                  [&](const dsv3::any_communicator& world) { return train(settings, data, world); });
 }
 
 }  // namespace

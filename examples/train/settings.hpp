@@ -2,6 +2,7 @@
 // Everything a training run is told.
 #pragma once
 
+#include <dsv3/comm/mesh.hpp>
 #include <dsv3/layer/keep.hpp>
 #include <dsv3/model/config.hpp>
 #include <dsv3/op/optim/adamw.hpp>
@@ -32,7 +33,9 @@ struct run_settings {
   std::uint64_t seed = 1;
   std::string precision = "fp32";
   bool on_gpu = false;
-  int threads = 1;
+  int threads = 1;        // of all ranks together
+  dsv3::mesh_shape mesh;  // data x expert x pipeline ranks
+  std::string pipeline_schedule = "1f1b";
 
   dsv3::training_schedule schedule;
   dsv3::adamw_config optimizer;

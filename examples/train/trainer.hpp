@@ -44,11 +44,14 @@ struct evaluation {
   draft_record drafts = {};
 };
 
+/// One rank's. Every rank calls the same in the same order; what is told of the run rank 0 is told.
 class trainer {
  public:
   virtual ~trainer() = default;
 
   virtual const dsv3::training_progress& progress() const = 0;
+  /// Whether any rank says so.
+  virtual bool agreed(bool said) = 0;
   virtual step_record step() = 0;
   /// Without gradients and without counting load; zero rows where nothing is held out.
   virtual evaluation evaluate() = 0;
@@ -61,10 +64,12 @@ class trainer {
   virtual std::string load(const std::string& folder) = 0;
 };
 
-/// One precision: what it would take, and how to make it. `data` must outlive the trainer.
+/// One precision: what it would take, and how to make it; both are collective. `data` must outlive the
+/// trainer.
 struct trainer_kind {
-  std::vector<dsv3::memory_part> (*plan)(const run_settings&);
-  std::unique_ptr<trainer> (*make)(const run_settings&, const dsv3::training_data& data);
+  std::vector<dsv3::memory_part> (*plan)(const run_settings&, const dsv3::any_communicator& world);
+  std::unique_ptr<trainer> (*make)(const run_settings&, const dsv3::training_data& data,
+                                   const dsv3::any_communicator& world);
 };
 
 extern const trainer_kind fp32_trainer, bf16_trainer, fp8_trainer, fp64_trainer;

@@ -4,6 +4,7 @@
 
 #include "cpu_place.hpp"
 #include "operand_watch.hpp"
+#include "rank_layout.hpp"
 #include "shadow.hpp"
 #include "state_files.hpp"
 #include "text_decoder.hpp"
@@ -12,6 +13,7 @@
 #include <support/gpu.hpp>
 
 #include <dsv3/exec/counting_memory.hpp>
+#include <dsv3/train/whole_state.hpp>
 
 #include <chrono>
 #include <cmath>
@@ -25,15 +27,19 @@ template <dsv3::precision P, class Place = cpu_place>
 class trainer_of final : public trainer {
   using model_type = dsv3::deepseek_v3<P, typename Place::layout>;
   using state_type = dsv3::training_state<P, typename Place::layout>;
-  // Steps that are watched, or made in BF16 beside, are made on the CPU.
-  static constexpr bool watches = dsv3::tilewise<P> && std::is_same_v<Place, cpu_place>;
+  using stages_type = dsv3::pipeline::model_stages<P, typename Place::layout>;
+  // Several ranks are on the CPU, and so are steps that are watched or made in BF16 beside.
+  static constexpr bool on_cpu = std::is_same_v<Place, cpu_place>;
+  static constexpr bool watches = dsv3::tilewise<P> && on_cpu;
 
  public:
-  trainer_of(const run_settings& settings, const dsv3::training_data& data)
+  trainer_of(const run_settings& settings, const dsv3::training_data& data,
+             const dsv3::any_communicator& world)
       : settings_(settings),
-        place_(settings.threads),
-        model_{settings.model, Place::head_chunk_tokens},
-        state_(place_.memory(), model_, settings.shape),
+        ranks_(settings, world),
+        place_(threads_of(settings)),
+        model_{ranks_.config, Place::head_chunk_tokens, ranks_.mesh.experts},
+        state_(place_.memory(), model_, ranks_.shape, ranks_.groups),
         training_(data.training(), settings.shape.length, ahead(), settings.seed),
         held_out_(data.held_out(), settings.shape.length, ahead(), settings.seed, dsv3::row_order::as_given),
         data_sum_(data.sum()),
@@ -42,8 +48,12 @@ class trainer_of final : public trainer {
       dsv3::raise("data: " + std::to_string(training_.tokens()) + " tokens of training text, one row needs " +
                   std::to_string(settings.shape.length + ahead()) + ": give more text or a smaller --seq");
     dsv3::path_list paths;
-    ctx_.scratch =
-        dsv3::scratch_arena{place_.memory().work, dsv3::scratch_bytes(ctx_, model_, state_, &paths)};
+    if constexpr (on_cpu)
+      if (ranks_.pipelined())
+        stages_.emplace(place_.memory().work, ranks_.schedules, ranks_.mesh.stages, ranks_.split);
+    const std::size_t scratch =
+        through([&](auto&& passes) { return dsv3::scratch_bytes(ctx_, model_, state_, &paths, passes); });
+    ctx_.scratch = dsv3::scratch_arena{place_.memory().work, scratch};
     if (settings.on_gpu) support::print_paths(stdout, paths);
     dsv3::initialize_state(ctx_, state_, settings.seed);
     state_.progress.data_sum = data_sum_;
@@ -54,17 +64,36 @@ class trainer_of final : public trainer {
     options_.balance.coefficient = settings.balance;
   }
 
-  static std::vector<dsv3::memory_part> plan(const run_settings& settings) {
+  static std::vector<dsv3::memory_part> plan(const run_settings& settings,
+                                             const dsv3::any_communicator& world) {
     dsv3::counting_memory imagined;
-    const model_type model{settings.model, Place::head_chunk_tokens};
-    state_type state{imagined, model, settings.shape};
+    const rank_layout ranks{settings, world};
+    const model_type model{ranks.config, Place::head_chunk_tokens, ranks.mesh.experts};
+    state_type state{imagined, model, ranks.shape, ranks.groups};
     std::vector<dsv3::memory_part> parts = state.parts();
-    const auto ctx = Place::plan_context(settings.threads);
-    parts.push_back({"scratch", dsv3::scratch_bytes(ctx, model, state)});
+    const auto ctx = Place::plan_context(threads_of(settings));
+    std::size_t scratch = 0;
+    if constexpr (on_cpu)
+      if (ranks.pipelined()) {
+        const std::size_t before = imagined.in_use();
+        stages_type stages{imagined, ranks.schedules, ranks.mesh.stages, ranks.split};
+        scratch = dsv3::scratch_bytes(ctx, model, state, nullptr, stages);
+        parts.push_back({"micro-batches", imagined.in_use() - before});
+      }
+    if (scratch == 0) scratch = dsv3::scratch_bytes(ctx, model, state);
+    parts.push_back({"scratch", scratch});
     return parts;
   }
-  static std::unique_ptr<trainer> make(const run_settings& settings, const dsv3::training_data& data) {
-    return std::make_unique<trainer_of>(settings, data);
+  static std::unique_ptr<trainer> make(const run_settings& settings, const dsv3::training_data& data,
+                                       const dsv3::any_communicator& world) {
+    return std::make_unique<trainer_of>(settings, data, world);
+  }
+
+  bool agreed(bool said) override {
+    if (ranks_.alone()) return said;
+    std::int32_t any = said;
+    ranks_.mesh.world.all_reduce(ctx_, dsv3::view<std::int32_t, 1>{&any, 1}, dsv3::reduction::max);
+    return any != 0;
   }
 
   const dsv3::training_progress& progress() const override { return state_.progress; }
@@ -77,25 +106,35 @@ class trainer_of final : public trainer {
     options_.learning_rate = values.learning_rate;
     options_.bias_rate = values.bias_rate;
     options_.mtp_weight = values.mtp_weight;
-    const index_t rows = settings_.shape.rows;
-    const index_t wanted = std::clamp(values.sequences / rows, index_t{1}, settings_.shape.micro_batches);
+    const index_t rows = ranks_.shape.rows;
+    const index_t wanted =
+        std::clamp(values.sequences / rows / ranks_.readers(), index_t{1}, ranks_.shape.micro_batches);
+    // All ranks go through the same rows; each keeps its stretch of the step's.
     std::vector<dsv3::token_batch> batches;
-    for (index_t m = 0; m < wanted; ++m) {
-      for (index_t row = 0; row < rows; ++row) training_.next(state_.tokens.ids[m][row]);
-      batches.push_back(state_.micro_batch(m, rows));
+    for (index_t m = 0; m < wanted * ranks_.readers(); ++m) {
+      const index_t own = m - ranks_.reader() * wanted;
+      const bool mine = 0 <= own && own < wanted;
+      for (index_t row = 0; row < rows; ++row)
+        training_.next(mine ? state_.tokens.ids[own][row] : passed_over());
+      if (mine) batches.push_back(state_.micro_batch(own, rows));
     }
     step_record record;
     if constexpr (watches)
       if (settings_.shadow_every > 0 && (done.step + 1) % settings_.shadow_every == 0)
         record.shadow = beside(batches);
-    record.report = dsv3::train_step(ctx_, model_, state_, batches, options_, execute_);
+    record.report = through([&](auto&& passes) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(passes)>, dsv3::in_turn>)
+        return dsv3::train_step(ctx_, model_, state_, batches, options_, execute_, passes);
+      else
+        return dsv3::train_step(ctx_, model_, state_, batches, options_, dsv3::directly{}, passes);
+    });
     if constexpr (watches)
-      if (!record.report.updated) {
+      if (!record.report.updated && ranks_.alone()) {
         const std::string first = watched(batches).first_not_finite();
         if (!first.empty()) record.report.bad = "a number quantised for " + first;
       }
     record.learning_rate = values.learning_rate;
-    record.tokens = wanted * rows * settings_.shape.length;
+    record.tokens = wanted * ranks_.readers() * rows * settings_.shape.length;
     state_.progress.data_epoch = training_.cursor().epoch;
     state_.progress.data_position = training_.cursor().row;
     const auto load = state_.reported.load;
@@ -120,27 +159,43 @@ class trainer_of final : public trainer {
         else
           for (index_t i = 0; i < ids.size(); ++i) ids(i) = -1;
       }
-      const auto report = dsv3::evaluate(ctx_, model_, state_, state_.micro_batch(0, live), options_);
+      const auto report = through([&](auto&& passes) {
+        return dsv3::evaluate(ctx_, model_, state_, state_.micro_batch(0, live), options_, passes);
+      });
       result.ce += report.ce * static_cast<double>(live) / static_cast<double>(total);
       result.mtp += report.mtp * static_cast<double>(live) / static_cast<double>(total);
     }
-    if (settings_.eval_draft > 0 && settings_.model.mtp_depth > 0) result.drafts = drafts();
+    if (settings_.eval_draft > 0 && settings_.model.mtp_depth > 0 && ranks_.first() && ranks_.whole())
+      result.drafts = drafts();
     return result;
   }
 
   text_sample sample(const std::string& prompt, index_t bytes, double temperature) override {
+    if (!ranks_.whole()) collect();
+    if (!ranks_.first()) return {};
     return decoder().sample(settings_.source.tokenizer.words, prompt, bytes, temperature, settings_.seed);
   }
 
   void save() override {
-    place_.bring(ctx_, state_);
-    save_state(settings_.out, place_.filed(state_), settings_.checkpoints_kept,
-               settings_.source.tokenizer.json);
+    if (ranks_.alone()) {
+      place_.bring(ctx_, state_);
+      return save_state(settings_.out, place_.filed(state_), settings_.checkpoints_kept,
+                        settings_.source.tokenizer.json);
+    }
+    if (whole_type* all = collect())
+      save_state(settings_.out, *all, settings_.checkpoints_kept, settings_.source.tokenizer.json);
+    ranks_.mesh.world.barrier();
   }
 
   std::string load(const std::string& path) override {
-    const std::string loaded = load_state(path, place_.filed(state_));
-    place_.send(ctx_, state_);
+    std::string loaded;
+    if (ranks_.alone()) {
+      loaded = load_state(path, place_.filed(state_));
+      place_.send(ctx_, state_);
+    } else if constexpr (on_cpu) {
+      if (whole_type* all = whole()) loaded = load_state(path, *all);
+      dsv3::spread_state(ctx_, whole(), state_);
+    }
     const dsv3::training_progress& found = state_.progress;
     if (found.tokenizer_sum != settings_.source.tokenizer.sum)
       dsv3::raise(path + ": the checkpoint was trained with " +
@@ -193,8 +248,39 @@ class trainer_of final : public trainer {
 
   // Made when it is first needed: not every run evaluates or samples.
   text_decoder<P, Place>& decoder() {
+    if constexpr (on_cpu)
+      if (!decoder_ && !ranks_.whole())
+        decoder_.emplace(place_, settings_, whole()->weights, whole()->routing.bias);
     if (!decoder_) decoder_.emplace(place_, settings_, state_.weights, state_.routing.bias);
     return *decoder_;
+  }
+
+  static int threads_of(const run_settings& settings) {
+    return std::max(1, settings.threads / settings.mesh.ranks());
+  }
+  // With the way that micro-batches take here.
+  template <class Work>
+  auto through(Work&& work) {
+    if constexpr (on_cpu)
+      if (stages_) return work(*stages_);
+    return work(dsv3::in_turn{});
+  }
+  dsv3::view<std::int32_t, 1> passed_over() {
+    other_row_.resize(static_cast<std::size_t>(settings_.shape.length + ahead()));
+    return dsv3::view{other_row_.data(), static_cast<index_t>(other_row_.size())};
+  }
+
+  // Rank 0's state of the whole network, of the smallest shape: only what is learned counts. Null elsewhere.
+  using whole_type = dsv3::training_state<P, layout>;
+  whole_type* whole() {
+    if (!whole_ && ranks_.first())
+      whole_ = std::make_unique<whole_type>(place_.host(), dsv3::deepseek_v3<P, layout>{settings_.model},
+                                            dsv3::step_shape{.rows = 1, .length = 1});
+    return whole_.get();
+  }
+  whole_type* collect() {
+    if constexpr (on_cpu) dsv3::collect_state(ctx_, state_, whole());
+    return whole_.get();
   }
 
   // Answers to beginnings of the first held-out rows.
@@ -217,6 +303,7 @@ class trainer_of final : public trainer {
   }
 
   run_settings settings_;
+  rank_layout ranks_;
   Place place_;
   model_type model_;
   state_type state_;
@@ -226,6 +313,9 @@ class trainer_of final : public trainer {
   typename Place::execution execute_;
   std::optional<text_decoder<P, Place>> decoder_;
   std::unique_ptr<shadow> shadow_;
+  std::optional<stages_type> stages_;
+  std::unique_ptr<whole_type> whole_;
+  std::vector<std::int32_t> other_row_;
   dsv3::step_options options_;
 };
 
