@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A rank of MPI's, run by mpi_test.sh: what every engine must do, and ranks that fail in the way the argument
-// names.
+// A rank of MPI's, run by mpi_test.sh: what every engine must do, and ranks that fail in the way the first
+// argument names.
 #include <dsv3/comm/mpi.hpp>
 
 #include <csignal>
@@ -48,7 +48,7 @@ int main(int argc, char** argv) {
   // Pieces and blocks that the cases' larger arrays are made of many of.
   dsv3::mpi_options options;
   if (what == "cases") options = {.largest_message = 50000, .largest_block = 100000};
-  if (what != "cases" && what != "exchanges") options.limit = std::chrono::seconds(2);
+  options.limit = std::chrono::seconds(argc > 2 ? std::atoi(argv[2]) : 60);
   const dsv3::mpi_ranks ranks{options};
   const any_communicator& world = ranks.world();
   journal = world.journal();
