@@ -2,6 +2,9 @@
 // Everything that needs neither a backend nor another library.
 #pragma once
 
+#include <dsv3/comm/any_communicator.hpp>
+#include <dsv3/comm/handshake.hpp>
+#include <dsv3/comm/mesh.hpp>
 #include <dsv3/comm/solo.hpp>
 #include <dsv3/exec/checked.hpp>
 #include <dsv3/exec/counting_memory.hpp>

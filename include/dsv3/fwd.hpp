@@ -30,6 +30,8 @@ template <class Bundle>
 struct owned;
 template <class Backend>
 struct cpu_context;
+class any_communicator;
+class comm_engine;
 class solo;
 
 namespace backend {
