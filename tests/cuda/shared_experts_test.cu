@@ -2,14 +2,32 @@
 // Experts shared among ranks on one GPU, whose peers are mirrors: what goes to a rank comes back as if it had
 // come from there. So this rank's experts stand for those of all ranks, and the layer must compute what one
 // rank does whose experts repeat these; and a graph can record it.
-#include <dsv3/cuda.cuh>
+#include <dsv3/cuda/expert/expert_ranks.cuh>
+#include <dsv3/cuda/expert/permute.cuh>
+#include <dsv3/cuda/expert/swiglu.cuh>
 #include <dsv3/cuda/host/recorded_work.cuh>
+#include <dsv3/cuda/linear/gemm.cuh>
+#include <dsv3/cuda/linear/grouped_gemm.cuh>
+#include <dsv3/cuda/linear/scaled_gemm.cuh>
+#include <dsv3/cuda/linear/scaled_grouped_gemm.cuh>
+#include <dsv3/cuda/memory/copy.cuh>
+#include <dsv3/cuda/memory/fill.cuh>
+#include <dsv3/cuda/quant/dispatch_quantizer.cuh>
+#include <dsv3/cuda/quant/stored_rows.cuh>
+#include <dsv3/cuda/quant/stored_swiglu.cuh>
+#include <dsv3/cuda/quant/swiglu_quantizer.cuh>
+#include <dsv3/cuda/quant/tile_quantizer.cuh>
+#include <dsv3/cuda/quant/transposing_quantizer.cuh>
+#include <dsv3/cuda/routing/balance.cuh>
+#include <dsv3/cuda/routing/router.cuh>
 
 #include <support/layers.hpp>
 
 #include <doctest/doctest.h>
 
-#include <cstring>
+#include <algorithm>
+#include <cmath>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -124,7 +142,8 @@ struct layer_run {
   template <class Ctx>
   void work(Ctx& any, moe_saved<P>& saved) {
     const auto rows = [](auto& of) { return view{of.data(), tokens, hidden}; };
-    const packed_sequences sequence{.offsets = view{offsets.data(), offsets.size()}, .max_length = tokens};
+    const packed_sequences sequence{
+        .offsets = view{offsets.data(), offsets.size()}, .positions = {}, .max_length = tokens};
     layer.forward(any, {.x = rows(x),
                         .weights = weights,
                         .bias = view{bias.data(), bias.size()},
@@ -204,8 +223,8 @@ TEST_CASE_TEMPLATE("a layer with an exchange is recorded as a graph, with no mor
     dsv3::cuda::recorded_work execute;
     std::vector<std::vector<double>> first;
     for (int round = 0; round < 4; ++round) {
-      std::memset(many.y.data(), 0xFF, many.y.size() * sizeof(many.y[0]));
-      std::memset(many.dx.data(), 0xFF, many.dx.size() * sizeof(many.dx[0]));
+      std::fill(many.y.begin(), many.y.end(), activation<P>(NAN));
+      std::fill(many.dx.begin(), many.dx.end(), activation<P>(NAN));
       execute(many.ctx, {1.0}, [&](auto& ctx) { many.work(ctx, saved); });
       const auto found = many.outcome();
       if (round == 0)
