@@ -399,7 +399,8 @@ step_report evaluate(Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P,
 template <execution_context Ctx, precision P, layout_policy L, class Passes = in_turn>
 std::size_t scratch_bytes(const Ctx& ctx, const deepseek_v3<P, L>& model, training_state<P, L>& state,
                           path_list* paths = nullptr, Passes&& passes = {}) {
-  const step_options options;
+  step_options options;
+  options.balance.coefficient = 1;  // with the balance loss, whose gradient takes scratch
   const detail::step_phases<P, L> phases{model, state, options};
   // The data of the batch's views is not read.
   constexpr bool one_tells = requires { std::remove_cvref_t<Passes>::alike; };
