@@ -202,15 +202,20 @@ __device__ __forceinline__ void combine_pack(const view<const T, 2>& rows, const
     for (int i = 0; i < Width; ++i) sums[i] += Acc(values[i]);
   };
   if (add != nullptr) include(load_pack<Width>(add + at));
-#pragma unroll 8
-  for (index_t k = 0; k < top_k; ++k) {
-    pack<T, Width> values;  // loaded under a predicate, so that all are in flight
-    if (from[k] >= 0)
-      values = load_pack<Width>(rows.data() + from[k] * rows.stride(0) + at);
-    else
+  constexpr int in_flight = 4;
+  for (index_t first = 0; first < top_k; first += in_flight) {
+    pack<T, Width> values[in_flight];
 #pragma unroll
-      for (int i = 0; i < Width; ++i) values[i] = instead_of_row<T>(from[k]);
-    include(values);
+    for (int j = 0; j < in_flight; ++j) {
+      const std::int32_t row = first + j < top_k ? from[first + j] : no_row;
+      if (row >= 0)
+        values[j] = load_pack<Width>(rows.data() + row * rows.stride(0) + at);
+      else
+#pragma unroll
+        for (int i = 0; i < Width; ++i) values[j][i] = instead_of_row<T>(row);
+    }
+#pragma unroll
+    for (int j = 0; j < in_flight; ++j) include(values[j]);
   }
   pack<T, Width> result;
 #pragma unroll
