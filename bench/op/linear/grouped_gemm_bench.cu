@@ -59,9 +59,10 @@ void grouped_gemm(benchmark::State& state) {
     using op = dsv3::op::grouped_gemm<P>;
     if constexpr (Pass == pass::forward) op::forward(ctx, {.x = g.over(x), .w = w, .y = g.over(y)});
     if constexpr (Pass == pass::data) op::backward_data(ctx, {.dy = g.over(y), .w = w, .dx = g.over(dx)});
-    constexpr store into = Pass == pass::weights ? store::write : store::add;
-    if constexpr (Pass == pass::weights || Pass == pass::weights_added)
-      op::backward_weights(ctx, {.dy = g.over(y), .x = g.over(x), .dw = dw, .into = into});
+    if constexpr (Pass == pass::weights)
+      op::backward_weights(ctx, {.dy = g.over(y), .x = g.over(x), .dw = dw, .into = store::write});
+    if constexpr (Pass == pass::weights_added)
+      op::backward_weights(ctx, {.dy = g.over(y), .x = g.over(x), .dw = dw});
   });
   if constexpr (E.rows <= 64)
     support::count_bytes(state, static_cast<double>(w.bytes()));
