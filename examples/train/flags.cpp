@@ -121,7 +121,8 @@ flags::flags(CLI::App& app) : app_(app) {
   run(app_.add_flag("--dry-run", s_.dry_run, "Print configuration, memory and data, then end"));
 
   const auto ranks = [](CLI::Option* o) { o->group("Ranks"); };
-  ranks(option("--ranks", ranks_, "Ranks that train together, each a thread or more of this program",
+  ranks(option("--ranks", ranks_,
+               "Ranks that train together: threads of this program, or the processes that mpirun started",
                whole_number(1, 1024)));
   ranks(option("--expert-ranks", s_.mesh.expert, "Of these, how many share the experts of a layer",
                whole_number(1, 1024)));
@@ -257,6 +258,13 @@ void flags::read_recipe() {
 
 run_settings flags::resolved() {
   using support::usage_error;
+  s_.started = support::given_by_user([] { return dsv3::read_launch(); });
+  if (s_.started.size > 1) {
+    if (app_.count("--ranks") > 0 && ranks_ != s_.started.size)
+      throw usage_error("--ranks is " + std::to_string(ranks_) + ", " + name_of(s_.started.by) + " started " +
+                        std::to_string(s_.started.size) + " processes");
+    ranks_ = s_.started.size;
+  }
   s_.on_gpu = support::chooses_gpu(device_ == "auto" && ranks_ > 1 ? "cpu" : device_);
   if (s_.on_gpu && !shadow_.empty())
     throw usage_error("--shadow compares on the CPU: expected --device cpu beside it");

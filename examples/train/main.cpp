@@ -4,12 +4,14 @@
 #include "expert_summary.hpp"
 #include "flags.hpp"
 #include "gpu_trainer.hpp"
+#include "processes.hpp"
 #include "record.hpp"
 #include "sample_text.hpp"
 #include "state_files.hpp"
 
 #include <support/gpu.hpp>
 
+#include <dsv3/comm/handshake.hpp>
 #include <dsv3/comm/threads.hpp>
 
 #include <csignal>
@@ -57,6 +59,7 @@ std::string described(const draft_record& drafts) {
 // Work of every rank; answers rank 0's.
 template <class Work>
 int on_ranks(const run_settings& settings, Work&& work) {
+  if (settings.started.size > 1) return on_processes(settings.started.size, work);
   if (settings.mesh.ranks() == 1) return work(dsv3::any_communicator{});
   int answer = 0;
   dsv3::thread_ranks{settings.mesh.ranks(), std::chrono::hours(1)}.run(
@@ -70,6 +73,13 @@ int on_ranks(const run_settings& settings, Work&& work) {
 double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 void print_plan(const run_settings& settings, const dsv3::training_data& data) {
+  std::vector<dsv3::memory_part> planned;
+  on_ranks(settings, [&](const dsv3::any_communicator& world) {
+    std::vector<dsv3::memory_part> own = kind_of(settings).plan(settings, world);
+    if (world.rank() == 0) planned = std::move(own);
+    return 0;
+  });
+  if (settings.started.rank > 0) return;
   const auto ahead = 1 + settings.model.mtp_depth;
   const dsv3::row_reader training{data.training(), settings.shape.length, ahead, settings.seed};
   const dsv3::row_reader held_out{data.held_out(), settings.shape.length, ahead, settings.seed};
@@ -77,12 +87,6 @@ void print_plan(const run_settings& settings, const dsv3::training_data& data) {
   for (const auto& [name, value] : settings.shown) std::printf("  %-18s %s\n", name.c_str(), value.c_str());
   std::printf("model\n  %lld parameters\n",
               static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)));
-  std::vector<dsv3::memory_part> planned;
-  on_ranks(settings, [&](const dsv3::any_communicator& world) {
-    std::vector<dsv3::memory_part> own = kind_of(settings).plan(settings, world);
-    if (world.rank() == 0) planned = std::move(own);
-    return 0;
-  });
   std::printf(settings.mesh.ranks() > 1 ? "memory of rank 0\n" : "memory\n");
   std::size_t sum = 0;
   for (const dsv3::memory_part& part : planned) {
@@ -143,7 +147,7 @@ int train(const run_settings& settings, const dsv3::training_data& data,
   };
 
   expert_summary experts;
-  if (out) listen_for_signals();
+  if (out || settings.started.size > 1) listen_for_signals();  // threads share their handlers
   if (first == 0) evaluate();
   bool stopped = false;
   while (progress.step < settings.steps && !(stopped = run->agreed(stop_asked != 0))) {
@@ -184,8 +188,19 @@ int train(const run_settings& settings, const dsv3::training_data& data,
   return 0;
 }
 
+// Before they begin, ranks compare what they were told: processes may have been told other things.
+void compare_ranks(const run_settings& settings, const dsv3::training_data& data,
+                   const dsv3::any_communicator& world) {
+  if (world.size() == 1) return;
+  dsv3::rank_beliefs beliefs;
+  for (const auto& [name, value] : settings.shown) beliefs.emplace_back("--" + name, value);
+  beliefs.emplace_back("text checksum", std::to_string(data.sum()));
+  dsv3::handshake(world, std::move(beliefs), settings.mesh);
+}
+
 int begin(const run_settings& settings, const dsv3::training_data& data) {
-  if (const auto skipped = data.skipped(); !skipped.empty())
+  const bool speaks = settings.started.rank == 0;
+  if (const auto skipped = data.skipped(); speaks && !skipped.empty())
     std::printf("%zu files left out because they hold no text, the first is %s\n", skipped.size(),
                 skipped.front().c_str());
   if (settings.dry_run) {
@@ -198,12 +213,15 @@ int begin(const run_settings& settings, const dsv3::training_data& data) {
                             (settings.mesh.ranks() > 1
                                  ? ", ranks " + settings.mesh.words() + " (data x expert x pipeline)"
                                  : std::string());
-  std::printf("%s, %lld parameters, %s, %s; %s; writes to %s\n", settings.model_name.c_str(),
-              static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)),
-              settings.precision.c_str(), where.c_str(), data.description().c_str(), settings.out.c_str());
+  if (speaks)
+    std::printf("%s, %lld parameters, %s, %s; %s; writes to %s\n", settings.model_name.c_str(),
+                static_cast<long long>(dsv3::elements_of<dsv3::model_tensors<float>>(settings.model)),
+                settings.precision.c_str(), where.c_str(), data.description().c_str(), settings.out.c_str());
   std::fflush(stdout);
-  return on_ranks(settings,
-                  [&](const dsv3::any_communicator& world) { return train(settings, data, world); });
+  return on_ranks(settings, [&](const dsv3::any_communicator& world) {
+    compare_ranks(settings, data, world);
+    return train(settings, data, world);
+  });
 }
 
 }  // namespace

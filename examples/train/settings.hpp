@@ -2,6 +2,7 @@
 // Everything a training run is told.
 #pragma once
 
+#include <dsv3/comm/launch.hpp>
 #include <dsv3/comm/mesh.hpp>
 #include <dsv3/layer/keep.hpp>
 #include <dsv3/model/config.hpp>
@@ -35,6 +36,7 @@ struct run_settings {
   bool on_gpu = false;
   int threads = 1;        // of all ranks together
   dsv3::mesh_shape mesh;  // data x expert x pipeline ranks
+  dsv3::launch started;   // by a launcher, if it says more than one process
   std::string pipeline_schedule = "1f1b";
 
   dsv3::training_schedule schedule;

@@ -60,6 +60,26 @@ kill -s TERM $run
 wait $run || fail "stopped on four ranks: exit code $?"
 grep -q '^stopped after step ' "$scratch/output" || fail "stopped on four ranks: $(tail -n 1 "$scratch/output")"
 
+# ---- processes, where MPI is there and the program was built with it ---------------------------------------
+launcher=${MPIEXEC-$(command -v mpirun)}
+if [ -n "$launcher" ]; then
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+  export OMPI_MCA_btl_vader_single_copy_mechanism=none
+  program=("$DSV3_BIN/dsv3-train" "${flags[@]}")
+  timeout 300 "$launcher" -np 4 "${program[@]}" --expert-ranks 2 --pipeline-ranks 2 --out "$scratch/processes" \
+    > "$scratch/output" 2>&1 || fail "four processes: $(tail -n 5 "$scratch/output")"
+  close "$scratch/one" "$scratch/processes" "four processes"
+  rm -r "$scratch/processes/step-00000006"
+  echo step-00000003 > "$scratch/processes/latest"
+  train --out "$scratch/processes" --resume auto --ranks 2 > /dev/null || fail "threads cannot go on with processes' steps"
+  close "$scratch/one" "$scratch/processes" "four processes, then two threads"
+  timeout 60 "$launcher" -np 1 "${program[@]}" --out "$scratch/told" : -np 1 "${program[@]}" --out "$scratch/told" --seed 2 \
+    > "$scratch/output" 2>&1 && fail "processes that are told other seeds train"
+  grep -q "handshake: rank 1 has --seed '2', rank 0 '1'" "$scratch/output" || fail "other seeds: $(cat "$scratch/output")"
+  timeout 60 "$launcher" -np 2 "${program[@]}" --ranks 4 > "$scratch/output" 2>&1 && fail "two processes are four ranks"
+  grep -q -- "--ranks is 4, Open MPI started 2 processes" "$scratch/output" || fail "$(cat "$scratch/output")"
+fi
+
 # ---- refusals ----------------------------------------------------------------------------------------------
 usage() {
   local sentence=$1
