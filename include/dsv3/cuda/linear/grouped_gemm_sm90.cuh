@@ -38,10 +38,9 @@ inline constexpr int panel_bytes = 64 * 64 * 2, wide_a_bytes = 2 * panel_bytes,
 inline constexpr int wide_band = 2048;        // columns that are walked along before the next rows
 inline constexpr int wide_most_groups = 256;  // whose tiles are listed in shared memory
 
-/// Cycles over which the clusters spread their beginning. Their tiles take the same time, so that clusters in
-/// step would all store at once, which takes the second-level cache about as long.
-template <grouped_kind Kind>
-inline constexpr int wide_spread = Kind == grouped_kind::weights ? 8192 : 4096;
+/// Cycles over which clusters spread their beginning where they make weights. Their tiles take the same time,
+/// so that clusters in step would all store at once, more than the second-level cache takes in meanwhile.
+inline constexpr int wide_spread = 16384;
 
 struct alignas(1024) grouped_room {
   unsigned char operands[wide_stages][wide_a_bytes + wide_b_bytes];
@@ -137,9 +136,9 @@ __device__ __forceinline__ void bring_operands(const grouped_problem<Out>& p, gr
   const tile_order<Kind> order(p.n);
   const int blocks = order.blocks, rank = order.rank, clusters = static_cast<int>(gridDim.x) / blocks;
   const int cluster = static_cast<int>(blockIdx.x) / blocks, tiles = room.first_tile[p.rows.groups];
-  if (tiles >= 4 * clusters) {  // who has few would wait longer than all it stores takes
+  if (Kind == grouped_kind::weights && tiles >= 16 * clusters) {  // few tiles would not make up for it
     const std::int64_t begin = clock64();
-    while (clock64() - begin < cluster % 16 * wide_spread<Kind> / 16) continue;
+    while (clock64() - begin < cluster % 16 * wide_spread / 16) continue;
   }
   ring_place to;
   int group = 0;
