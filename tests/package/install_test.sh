@@ -48,5 +48,8 @@ ask "COMPONENTS text" "-- has dsv3::dsv3 -- has dsv3::io -- has dsv3::text -- Co
 if [ -n "${MPIEXEC-}" ]; then
   ask "COMPONENTS mpi" "-- has dsv3::dsv3 -- has dsv3::mpi -- Configuring done"
 fi
+if grep -q '^NCCL_LIBRARY:FILEPATH=/' "$scratch/library/CMakeCache.txt"; then
+  ask "COMPONENTS nccl" "-- has dsv3::dsv3 -- has dsv3::nccl -- Configuring done"
+fi
 ask "COMPONENTS sound" "dsv3 has no component 'sound'; it has cpu, cuda, io, mpi, nccl and text"
 finish

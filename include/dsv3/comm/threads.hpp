@@ -158,27 +158,23 @@ class thread_rank final : public comm_engine {
   }
 
   std::unique_ptr<comm_engine> split(int color, int key) const override {
-    std::shared_ptr<thread_group> child;
-    int place = 0;
+    std::vector<int> ranks;
+    // The first of each color makes the group; all of them take it when it is there.
     collective({.verb = "split", .color = color, .key = key}, [&] {
-      std::vector<int> ranks;
       for (int q = 0; q < size(); ++q)
         if (call_of(q).color == color) ranks.push_back(q);
       std::stable_sort(ranks.begin(), ranks.end(),
                        [&](int a, int b) { return call_of(a).key < call_of(b).key; });
-      place = static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
-      auto& shared = group_->children[static_cast<std::size_t>(ranks.front())];
-      if (place == 0) {
-        std::vector<int> members;
-        for (const int q : ranks) members.push_back(group_->members[static_cast<std::size_t>(q)]);
-        shared = std::make_shared<thread_group>(group_->job, std::move(members));
-      }
-      meet();
-      child = shared;
-      meet();
-      if (place == 0) shared.reset();
+      if (ranks.front() != rank_) return;
+      std::vector<int> members;
+      for (const int q : ranks) members.push_back(group_->members[static_cast<std::size_t>(q)]);
+      child_of(rank_) = std::make_shared<thread_group>(group_->job, std::move(members));
     });
-    return std::make_unique<thread_rank>(std::move(child), place);
+    std::shared_ptr<thread_group> child;
+    collective({.verb = "split"}, [&] { child = child_of(ranks.front()); });
+    child_of(rank_).reset();
+    const auto place = std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin();
+    return std::make_unique<thread_rank>(std::move(child), static_cast<int>(place));
   }
 
   void exchange(void* stream, std::span<const outgoing_message> out,
@@ -201,6 +197,9 @@ class thread_rank final : public comm_engine {
     return job().at(group_->members[static_cast<std::size_t>(rank)]);
   }
   const thread_call& call_of(int rank) const { return group_->calls[static_cast<std::size_t>(rank)]; }
+  std::shared_ptr<thread_group>& child_of(int rank) const {
+    return group_->children[static_cast<std::size_t>(rank)];
+  }
   void wake(int rank) const { place_of(rank).changed.notify_all(); }
 
   static std::size_t part_bytes(int rank, std::size_t bytes) {
@@ -269,7 +268,7 @@ class thread_rank final : public comm_engine {
   }
 
   // Every rank says what it asks for; when all have come, `work` reads what they brought, and all stay until
-  // nobody reads any more. Between the two meetings nothing can fail, so the second needs no limit.
+  // nobody reads any more. Between the two meetings nobody waits, so the second needs no limit.
   template <class Work>
   void collective(thread_call call, Work&& work) const {
     const char* verb = call.verb;
@@ -285,9 +284,13 @@ class thread_rank final : public comm_engine {
           give_up("finds that rank " + std::to_string(q) + " calls " + call_of(q).words() + ", rank 0 " +
                   call_of(0).words());
     }
+    const farewell at_the_end{*this};
     work();
-    meet();
   }
+  struct farewell {
+    const thread_rank& rank;
+    ~farewell() { rank.meet(); }  // also where memory for the work ran out: the others wait for this rank
+  };
   std::uint64_t come() const {
     const std::uint64_t meeting = ++group_->entered[static_cast<std::size_t>(rank_)];
     if (first_missing(meeting) < 0)
