@@ -40,7 +40,7 @@ struct implementation<op::mla_decode<P, cache_row::plain>, backend::hopper>
   struct workspace {
     view<float, 3> sums = {};        // [places, rows, kv_rank]
     view<float, 2> lse = {};         // [places, rows]              in base 2
-    view<long long, 2> starts = {};  // [clusters, sequences + 1]
+    view<long long, 2> starts = {};  // [row blocks, sequences + 2]
     typename base::workspace other = {};
   };
 
@@ -49,10 +49,10 @@ struct implementation<op::mla_decode<P, cache_row::plain>, backend::hopper>
     using cuda::detail::page_tiles;
     if (!cuda::detail::takes_pages(args)) return {.other = base::scratch(ctx, arena, args)};
     const auto plan = cuda::detail::plan_pages(args);
-    const index_t places = 2 * plan.row_blocks() * plan.parts;
+    const index_t places = 2 * plan.row_blocks * plan.parts;
     return {.sums = arena.tensor<float>(places, page_tiles::rows, page_tiles::rank),
             .lse = arena.tensor<float>(places, page_tiles::rows),
-            .starts = arena.tensor<long long>(plan.clusters, args.queries.sequences() + 1)};
+            .starts = arena.tensor<long long>(plan.row_blocks, args.queries.sequences() + 2)};
   }
 
   static const char* path(const forward_args& args) {
@@ -69,16 +69,15 @@ struct implementation<op::mla_decode<P, cache_row::plain>, backend::hopper>
     const CUtensorMap map =
         cuda::tensor_map(forward_args::name, args.cache.pages, {1, 64, 64}, cuda::box_swizzle::bytes_128);
     cuda::launch(forward_args::name, ctx.stream,
-                 {.grid = dim3(static_cast<unsigned>(plan.row_blocks()), static_cast<unsigned>(plan.parts)),
+                 {.grid = dim3(static_cast<unsigned>(plan.row_blocks), static_cast<unsigned>(plan.parts)),
                   .block = page_threads,
-                  .shared_bytes = sizeof(page_room),
-                  .cluster = static_cast<unsigned>(plan.blocks)},
+                  .shared_bytes = sizeof(page_room)},
                  attend_pages_kernel<forward_args>, map, args, plan, work.sums.data(), work.lse.data(),
                  work.starts.data());
     const decode_misuse wrong{cuda::sequence_misuse_of(ctx, forward_args::name),
                               cuda::cache_misuse_of(ctx, forward_args::name)};
     // Few rows are cut into pieces, so that long sequences are not joined by few warps.
-    const index_t rows = sequences * plan.row_blocks() * page_tiles::rows;
+    const index_t rows = sequences * plan.row_blocks * page_tiles::rows;
     const bool few = rows <= 4096;
     const index_t warps = std::max({rows * (few ? 4 : 1), sequences, index_t{1}});
     cuda::launch(forward_args::name, ctx.stream, {.grid = static_cast<unsigned>(ceil_div(warps, 8))},

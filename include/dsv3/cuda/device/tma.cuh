@@ -75,12 +75,6 @@ __device__ __forceinline__ void load_bytes(void* to, const void* from, unsigned 
       : "memory");
 }
 
-/// Brings bytes as far as the second-level cache, for those who need them soon.
-__device__ __forceinline__ void prefetch_bytes(const void* from, unsigned bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes)
-               : "memory");
-}
-
 // ---- stores: after publish_shared() by every writer and a barrier
 
 __device__ __forceinline__ void store_box(const CUtensorMap& map, const void* from, int c0, int c1) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Absorbed attention over pages on Hopper: 64 rows of heads × queries, the 64 x 512 sums of a thread block
-// divided between two warpgroups by columns, as FlashMLA does it; two thread blocks share the keys they load.
+// divided between two warpgroups by columns, as FlashMLA does it.
 #pragma once
 
 #include <dsv3/cuda/attention/mla_decode/page_schedule.cuh>
@@ -123,17 +123,12 @@ __device__ __forceinline__ void add_values(page_state& state, const unsigned cha
                                             operand_after(operand, 2048 * step), true);
 }
 
-/// One half of each tile of one parity, from sequence to sequence: a thread waits until no thread block of
-/// the cluster reads the half any more, then loads its share of the panels for all of them. A last tile
-/// without a partner is loaded twice; nobody sees it the second time. A page that is none of the pool's reads
-/// as zeros.
-template <class Args>
-__device__ __forceinline__ void load_tiles(const Args& args, const page_plan& plan, page_room& room,
-                                           const CUtensorMap& map, int buffer, int half) {
-  const int rank = plan.blocks > 1 ? static_cast<int>(cluster_rank()) : 0;
+/// One half of each tile of one parity, from sequence to sequence: a thread waits until nobody reads the half
+/// any more, then loads its panels. A last tile without a partner is loaded twice; nobody sees it the second
+/// time. A page that is none of the pool's reads as zeros.
+__device__ __forceinline__ void load_tiles(page_room& room, const CUtensorMap& map, int buffer, int half) {
   const int begin = half == 0 ? 0 : page_tiles::half_panels;
   const int end = half == 0 ? page_tiles::half_panels : page_tiles::panels;
-  const bool ahead = half == 0 && buffer % plan.blocks == rank;  // whether this thread brings tiles near, too
   unsigned lap = 1;
   for (int item = 0;; ++item) {
     room.known[item % 2].wait(item / 2 & 1);
@@ -149,28 +144,14 @@ __device__ __forceinline__ void load_tiles(const Args& args, const page_plan& pl
       for (int panel = begin; panel < end; ++panel) {
         mbarrier& full = room.full[buffer][panel];
         full.arrive_and_expect(page_tiles::panel_bytes);
-        if (plan.blocks == 1)
-          load_box(room.keys[buffer][panel], map, full, 64 * panel, row, page, keep_in_l2::briefly);
-        else if (panel % 2 == rank)
-          load_box_to_all(room.keys[buffer][panel], map, full, 3, 64 * panel, row, page, keep_in_l2::briefly);
-      }
-      if (ahead && tile + 2 < last) {
-        const int next = table[(tile + 2) / each];
-        if (next >= 0 && next < args.cache.pages.extent(0)) {
-          const auto& pages = args.cache.pages;
-          const index_t elements =
-              (page_tiles::keys - 1) * pages.stride(1) + page_tiles::rank + page_tiles::rope;
-          prefetch_bytes(&pages(next, (tile + 2) % each * page_tiles::keys, 0),
-                         static_cast<unsigned>(2 * elements));
-        }
+        load_box(room.keys[buffer][panel], map, full, 64 * panel, row, page, keep_in_l2::briefly);
       }
     }
   }
 }
-/// A half is read no more by this warp: says so to all blocks of the cluster.
-__device__ __forceinline__ void release(page_room& room, const page_plan& plan, int buffer, int half) {
-  if (const int lane = threadIdx.x % 32; lane < plan.blocks)
-    room.empty[buffer][half].arrive_at(static_cast<unsigned>(lane));
+/// A half is read no more by this warp.
+__device__ __forceinline__ void release(page_room& room, int buffer, int half) {
+  if (threadIdx.x % 32 == 0) room.empty[buffer][half].arrive();
 }
 
 /// Turns scores into weights exp2(score - highest) and returns by what earlier sums are to be multiplied.
@@ -238,7 +219,7 @@ __device__ __forceinline__ void sync_warpgroup(int group) {
 /// right halves, with the rotary panel, the second. The even tile is free before the odd one, and so loaded
 /// before it: while the first warpgroup is in its softmax, the second has the tensor cores for its scores.
 __device__ __forceinline__ void attend_even(page_state& state, page_room& room, const page_work& work,
-                                            const page_plan& plan, float factor, int& phase) {
+                                            float factor, int& phase) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
   const auto loaded = [&](int panel) { room.full[0][panel].wait(phase); };
   for (int tile = work.first; tile < work.last; tile += 2, phase ^= 1) {
@@ -262,7 +243,7 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
     commit_products();
     wait_products<0>();
     pin(state.sums);
-    release(room, plan, 0, 0);
+    release(room, 0, 0);
 
     sync_all(page_barrier::odd_weights);
     scale[0] = room.odd_scale[upper], scale[1] = room.odd_scale[upper + 8];
@@ -273,12 +254,12 @@ __device__ __forceinline__ void attend_even(page_state& state, page_room& room, 
     commit_products();
     wait_products<0>();
     pin(state.sums);
-    release(room, plan, 1, 0);
+    release(room, 1, 0);
   }
 }
 
 __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, const page_work& work,
-                                           const page_plan& plan, float factor, int& phase) {
+                                           float factor, int& phase) {
   const int thread = threadIdx.x % 128, upper = sum_row(thread, 0);
   const auto loaded = [&](int panel) { room.full[1][panel].wait(phase); };
   for (int tile = work.first; tile < work.last; tile += 2, phase ^= 1) {
@@ -305,7 +286,7 @@ __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, c
     arrive(page_barrier::odd_weights);
     wait_products<0>();
     pin(state.sums);
-    release(room, plan, 0, 1);
+    release(room, 0, 1);
     state.rescale(scale[0], scale[1]);
     pin(state.sums);
     pin(state.scores);
@@ -313,7 +294,7 @@ __device__ __forceinline__ void attend_odd(page_state& state, page_room& room, c
     commit_products();
     wait_products<0>();
     pin(state.sums);
-    release(room, plan, 1, 1);
+    release(room, 1, 1);
   }
 }
 
@@ -377,8 +358,8 @@ __device__ __forceinline__ void leave_result(const Args& args, const page_work& 
 
 #endif
 
-/// A cluster takes one part of the work of its rows. Of a sequence that it shares it leaves a result in place
-/// 0 where it found it begun, in place 1 where it begins it.
+/// A thread block takes one part of the work of its rows. Of a sequence that it shares it leaves a result in
+/// place 0 where it found it begun, in place 1 where it begins it.
 template <class Args>
 __global__ void __launch_bounds__(page_threads, 1)
     attend_pages_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ Args args,
@@ -388,35 +369,33 @@ __global__ void __launch_bounds__(page_threads, 1)
   extern __shared__ page_room page_rooms[];
   page_room& room = page_rooms[0];
   const int row_block = blockIdx.x, part = blockIdx.y, thread = threadIdx.x;
-  const int cluster = row_block / plan.blocks, block = row_block % plan.blocks;
   const int group = __shfl_sync(all_lanes, thread / 128, 0);  // the compiler sees that warps do not part
   if (thread == 0) {
     prefetch_map(map);
     for (int i = 0; i < 2; ++i) {
       for (int panel = 0; panel < page_tiles::panels; ++panel) room.full[i][panel].init(1);
-      for (int half = 0; half < 2; ++half) room.empty[i][half].init(static_cast<unsigned>(4 * plan.blocks));
+      for (int half = 0; half < 2; ++half) room.empty[i][half].init(4);
       room.known[i].init(1), room.taken[i].init(4);
     }
     publish_barriers();
   }
   __syncthreads();
-  cluster_arrive();
-  cluster_wait();
 
   if (group == 2) {
     give_registers<40>();
-    if (thread % 32 == 0) load_tiles(args, plan, room, map, thread / 32 % 2, thread / 64 % 2);
+    if (thread % 32 == 0) load_tiles(room, map, thread / 32 % 2, thread / 64 % 2);
     __syncwarp();
   } else {
     take_registers<232>();
     const auto sync = [] { sync_all(page_barrier::both); };
-    find_part(args, plan, cluster, part, room.part, starts + cluster * (args.queries.sequences() + 1), sync);
+    find_part(args, plan, row_block, part, room.part, starts + row_block * (args.queries.sequences() + 2),
+              sync);
     const float factor = static_cast<float>(args.scale) * log2_of_e;
     int phase = 0;  // of both buffers
 
     const auto find = [&](int item) {
       if (thread == 0) room.taken[item % 2].wait((item / 2 & 1) ^ 1);
-      const bool some = next_work(args, plan, cluster, block, room.part, room.part.work[item % 2], sync);
+      const bool some = next_work(args, plan, row_block, room.part, room.part.work[item % 2], sync);
       if (thread == 0) room.known[item % 2].arrive();
       return some;
     };
@@ -433,18 +412,15 @@ __global__ void __launch_bounds__(page_threads, 1)
       state.load_rope(room.queries[page_tiles::panels - 1]);
       sync();
       if (group == 0)
-        attend_even(state, room, work, plan, factor, phase);
+        attend_even(state, room, work, factor, phase);
       else
-        attend_odd(state, room, work, plan, factor, phase);
+        attend_odd(state, room, work, factor, phase);
       const index_t place =
-          2 * (static_cast<index_t>(part) * plan.row_blocks() + row_block) + (work.first == 0);
+          2 * (static_cast<index_t>(part) * plan.row_blocks + row_block) + (work.first == 0);
       leave_result(args, work, room, state, place, partial_sums, partial_lse);
       sync();
     }
   }
-  // Nobody leaves while others may still write to its shared memory.
-  cluster_arrive();
-  cluster_wait();
 #else
   __trap();
 #endif
