@@ -13,6 +13,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -120,7 +121,8 @@ void watch(quantizer_log& log, const Args& args) {
     log.multiplied(args.x.values.data(), args.w.values.data(), "input");
   } else if constexpr (requires { args.t.values; }) {
     log.transposed(args.t, args.groups);
-    if constexpr (requires { args.x.data(), args.y.scales; }) log.quantized(args.y, args.groups);
+    if constexpr (requires { args.y.scales; })
+      if constexpr (!std::is_const_v<typename decltype(args.y)::element>) log.quantized(args.y, args.groups);
   } else if constexpr (requires { args.rows.values, args.plan; }) {
     log.quantized(args.rows, {args.plan.offsets, args.plan.counts});
   } else if constexpr (requires { args.y.values, args.y.scales, args.groups; }) {
