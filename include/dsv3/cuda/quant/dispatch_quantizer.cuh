@@ -14,6 +14,8 @@ namespace dsv3::inline DSV3_ABI {
 
 namespace cuda::detail {
 
+// ---- kernels ----------------------------------------------------------------------------------------------
+
 /// Rows of codes, each of which is written to several places, and their scales, which are not: those of
 /// neighbouring rows come from tokens far apart, and would be written four bytes at a time.
 template <class Element>
@@ -73,6 +75,8 @@ __global__ void __launch_bounds__(256)
 }
 
 }  // namespace cuda::detail
+
+// ---- launch -----------------------------------------------------------------------------------------------
 
 template <class P, class Element>
 struct implementation<op::dispatch_quantizer<P, Element>, backend::cuda> {

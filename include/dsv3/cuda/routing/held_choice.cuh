@@ -54,8 +54,9 @@ __device__ __forceinline__ unsigned kept_groups_of(const router_config& c, const
 
 /// load[e] += how many ids are e; a block counts those of a stretch of tokens before it adds. Additions to
 /// few places stand in line: as many as there are choices would take longer than the choosing.
-__global__ void __launch_bounds__(256) count_load_kernel(view<const std::int32_t, 2> ids, index_t stretch,
-                                                         int experts, unsigned long long* load) {
+template <class Id>
+__global__ void __launch_bounds__(256)
+    count_load_kernel(view<const Id, 2> ids, index_t stretch, int experts, unsigned long long* load) {
   __shared__ unsigned counts[256];
   counts[threadIdx.x] = 0;
   __syncthreads();
