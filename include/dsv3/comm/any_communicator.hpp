@@ -31,10 +31,14 @@ class pending_exchange {
 
  private:
   friend class any_communicator;
-  pending_exchange(std::unique_ptr<comm_transfer> transfer, std::shared_ptr<comm_journal> journal,
-                   std::uint64_t number)
-      : transfer_(std::move(transfer)), journal_(std::move(journal)), number_(number) {}
+  pending_exchange(std::shared_ptr<const comm_engine> engine, std::unique_ptr<comm_transfer> transfer,
+                   std::shared_ptr<comm_journal> journal, std::uint64_t number)
+      : engine_(std::move(engine)),
+        transfer_(std::move(transfer)),
+        journal_(std::move(journal)),
+        number_(number) {}
 
+  std::shared_ptr<const comm_engine> engine_;  // the transfer is its, and ends before it
   std::unique_ptr<comm_transfer> transfer_;
   std::shared_ptr<comm_journal> journal_;
   std::uint64_t number_ = 0;
@@ -126,7 +130,7 @@ class any_communicator {
     if constexpr (computes<Ctx>)
       if (transfers(out, in)) {
         const std::uint64_t number = journal_->begin("exchange", bytes_of(out, in), size(), -1);
-        return {engine_->begin_exchange(stream_of(ctx), out, in), journal_, number};
+        return {engine_, engine_->begin_exchange(stream_of(ctx), out, in), journal_, number};
       }
     return {};
   }
