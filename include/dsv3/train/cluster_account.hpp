@@ -137,10 +137,10 @@ class cluster_account {
     const double both_ways =
         2 * (hidden + 4 * static_cast<double>(ceil_div(model_.hidden, 128)) + 2 * hidden);
     const index_t nodes = ceil_div(layout_.expert_ranks, layout_.gpus_per_node);
-    const index_t near = std::min(layout_.expert_ranks, layout_.gpus_per_node);
+    const index_t neighbours = std::min(layout_.expert_ranks, layout_.gpus_per_node);
     const double node_share = 1.0 / static_cast<double>(nodes);
     const double near_copies =
-        expected_ranks() * static_cast<double>(near - 1) / static_cast<double>(layout_.expert_ranks);
+        expected_ranks() * static_cast<double>(neighbours - 1) / static_cast<double>(layout_.expert_ranks);
     const double far_copies =
         nodes == 1 ? 0 : static_cast<double>(std::min(model_.kept_groups, nodes)) * (1 - node_share);
     return {tokens * near_copies * both_ways, tokens * far_copies * both_ways};
