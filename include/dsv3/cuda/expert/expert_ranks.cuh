@@ -25,14 +25,14 @@ __global__ void __launch_bounds__(256)
   const Index* own = ids[t].data();
   const int top_k = static_cast<int>(ids.extent(1));
   const Index none = static_cast<Index>(experts);
+  for (int k = 0; k < top_k; ++k)
+    if (own[k] < 0 || own[k] >= experts) no_expert.report(t, k, own[k], experts - 1);
   Index last = -1;
   for (int j = 0; j < chosen.extent(1); ++j) {
     Index next = none;
     for (int k = 0; k < top_k; ++k) {
       const Index e = own[k];
-      const bool exists = e >= 0 && e < experts;
-      if (!exists && j == 0) no_expert.report(t, k, e, experts - 1);
-      if (const Index rank = exists ? e / per_rank : none; rank > last) next = min(next, rank);
+      if (const Index rank = e >= 0 && e < experts ? e / per_rank : none; rank > last) next = min(next, rank);
     }
     chosen(t, j) = next == none ? Index(-1) : next;
     last = next;

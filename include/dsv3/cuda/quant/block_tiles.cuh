@@ -100,13 +100,15 @@ __device__ __forceinline__ void write_columns(const uint2 (&codes)[128][16],
   }
 }
 
-/// How many blocks must have their registers on a multiprocessor together. Those of doubles may have all.
+/// How many blocks must have their registers on a multiprocessor together. Those of doubles may have all; and
+/// before Hopper, those that write rows and columns have too few at two.
 template <class Source, class Tile, class Columns>
 inline constexpr int blocks_at_once = std::is_same_v<Source, float_rows<double>> ? 1
                                       : sizeof(typename Source::numbers) > 16    ? 2
                                       : std::is_void_v<Tile> || std::is_same_v<Columns, no_transposed_codes>
                                           ? 3
-                                          : 2;
+                                      : DSV3_SM90A ? 2
+                                                   : 1;
 /// Sources that compute what they give say it themselves.
 template <class Source, class Tile, class Columns>
   requires requires { Source::blocks_at_once; }
