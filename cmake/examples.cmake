@@ -64,7 +64,8 @@ foreach(source IN LISTS program_sources)
     target_link_libraries(dsv3-${name} PRIVATE dsv3::mpi)
   endif()
   # Nobody waits for flags, files, watched steps and the reference precision, but everybody for the first build.
-  if(source MATCHES "/examples/train/(flags|operand_watch|record|state_files)\\.cpp$" OR source MATCHES "_fp64\\.cpp$")
+  if(source MATCHES "/examples/train/(flags|gpu_trainer_none|main|operand_watch|processes_[a-z]*|record|state_files)\\.cpp$" OR
+      source MATCHES "_fp64\\.cpp$")
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
   endif()
 endforeach()
