@@ -21,6 +21,7 @@
 #include <dsv3/cuda/routing/balance.cuh>
 #include <dsv3/cuda/routing/router.cuh>
 
+#include <support/exchange_only.hpp>
 #include <support/layers.hpp>
 
 #include <doctest/doctest.h>
@@ -37,7 +38,7 @@ namespace {
 
 constexpr index_t tokens = 256, hidden = 256, inner = 128, experts = 8, top_k = 3, ranks = 4;
 
-class mirrors final : public comm_engine {
+class mirrors final : public support::exchange_only {
  public:
   const char* name() const override { return "mirrors"; }
   int rank() const override { return 0; }
@@ -54,19 +55,6 @@ class mirrors final : public comm_engine {
                           name());
     }
   }
-  void all_reduce(void*, void*, index_t, reduced_element, reduction) const override { none(); }
-  void reduce_scatter(void*, const void*, void*, index_t, reduced_element, reduction) const override {
-    none();
-  }
-  void all_gather(void*, const void*, void*, std::size_t) const override { none(); }
-  void all_to_all(void*, const void*, void*, std::size_t) const override { none(); }
-  void broadcast(void*, void*, std::size_t, int) const override { none(); }
-  void barrier() const override { none(); }
-  std::unique_ptr<comm_engine> split(int, int) const override { none(); }
-  void abort(const std::string&) const override {}
-
- private:
-  [[noreturn]] static void none() { raise("mirrors only exchange"); }
 };
 
 /// What host and GPU reach: what `new` gives out in this program.

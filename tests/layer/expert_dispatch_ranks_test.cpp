@@ -3,6 +3,8 @@
 #include <dsv3/comm/threads.hpp>
 #include <dsv3/cpu.hpp>
 
+#include <support/exchange_only.hpp>
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -17,7 +19,7 @@ namespace {
 constexpr index_t tokens = 30, width = 300, experts = 16, top_k = 5;
 
 /// Counts the bytes that go to other ranks.
-class counting final : public comm_engine {
+class counting final : public support::exchange_only {
  public:
   counting(const any_communicator& ranks, std::size_t& bytes) : ranks_(ranks), bytes_(bytes) {}
   const char* name() const override { return "counting"; }
@@ -29,20 +31,8 @@ class counting final : public comm_engine {
       if (m.peer != rank()) bytes_ += m.bytes;
     ranks_.engine()->exchange(stream, out, in);
   }
-  void all_reduce(void*, void*, index_t, reduced_element, reduction) const override { none(); }
-  void reduce_scatter(void*, const void*, void*, index_t, reduced_element, reduction) const override {
-    none();
-  }
-  void all_gather(void*, const void*, void*, std::size_t) const override { none(); }
-  void all_to_all(void*, const void*, void*, std::size_t) const override { none(); }
-  void broadcast(void*, void*, std::size_t, int) const override { none(); }
-  void barrier() const override { none(); }
-  std::unique_ptr<comm_engine> split(int, int) const override { none(); }
-  void abort(const std::string&) const override {}
 
  private:
-  [[noreturn]] static void none() { raise("only exchanges are counted"); }
-
   any_communicator ranks_;
   std::size_t& bytes_;
 };
